@@ -1,0 +1,171 @@
+"""Diffusion itself: the noise schedule, the forward process, the training target, and three samplers.
+
+Forward, a picture (here: its latent) drowns in noise. With alpha_bar falling from 1 to almost 0,
+
+    x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps,   eps ~ N(0, I)                     (DDPM, eq. 4)
+
+A network learns to tell the noise from the picture at every t, by plain mean squared error (DDPM, eq. 14). Backward, a
+sampler starts at pure noise and walks t down to 0, asking the network at each step what x_0 looks like from here:
+
+    sampler  noise on the way  accuracy   network calls for a good picture
+    ddpm     yes               order 1    hundreds            Ho et al. 2020, algorithm 2
+    ddim     none              order 1    30-50               Song et al. 2021, eq. 12
+    dpm++    none              order 2    15-25               Lu et al. 2022, DPM-Solver++(2M), algorithm 2
+
+They are generators: they yield after each step, so a notebook can plot what happens without a callback.
+
+Names:  x_0 clean   x_t noisy   eps the noise   v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0   t = 0 .. T-1
+Every step equals that of the diffusers scheduler of the same name (tests/test_ddpm.py).
+
+Not here: learned variances, thresholding, zero-terminal-SNR, other noise schedules than SD's and DDPM's.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """scheduler/scheduler_config.json. A checkpoint names some scheduler class; only what the noise is made of is read."""
+    num_train_timesteps: int = 1000       # T
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"         # "scaled_linear" for Stable Diffusion: linear in sqrt(beta)
+    prediction_type: str = "epsilon"      # what the network outputs: "epsilon" or "v_prediction"
+    set_alpha_to_one: bool = True         # DDIM's last step goes to alpha_bar = 1, or (False, SD) to alpha_bar_0
+    steps_offset: int = 0                 # added to "leading" timesteps; SD uses 1
+    timestep_spacing: str | None = None   # None: the sampler's own habit ("leading", for dpm++ "linspace")
+
+    # Every other key that a file may hold and the one value that is understood here.
+    ONLY = {
+        "trained_betas": None, "clip_sample": False, "thresholding": False, "rescale_betas_zero_snr": False,
+        "variance_type": ("fixed_small", None), "solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint",
+        "lower_order_final": True, "euler_at_final": False, "use_karras_sigmas": False, "use_exponential_sigmas": False,
+        "use_beta_sigmas": False, "use_lu_lambdas": False, "use_flow_sigmas": False, "final_sigmas_type": "zero",
+        "use_dynamic_shifting": False, "interpolation_type": "linear",
+    }
+    ANY = ("skip_prk_steps", "dynamic_thresholding_ratio", "clip_sample_range", "sample_max_value", "flow_shift",
+           "lambda_min_clipped", "time_shift_type")
+
+
+class Schedule:
+    """How much noise there is at each t, and the conversions between x_0, x_t, eps and v."""
+
+    def __init__(self, config=ScheduleConfig()):
+        T, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
+        if config.beta_schedule == "linear":
+            beta = torch.linspace(start, end, T)
+        elif config.beta_schedule == "scaled_linear":
+            beta = torch.linspace(start ** 0.5, end ** 0.5, T) ** 2
+        else:
+            raise ValueError(f'beta_schedule "{config.beta_schedule}" is not known here: "linear" or "scaled_linear"')
+        if config.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f'prediction_type "{config.prediction_type}" is not known here: "epsilon" or "v_prediction"')
+        self.config, self.T = config, T
+        self.alpha_bar = torch.cumprod(1 - beta, dim=0)  # (T,)
+
+    def signal_and_noise(self, t, like):
+        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) for t (b,), shaped to multiply `like` (b, ...)."""
+        a = self.alpha_bar[t.cpu()].to(like.device).view(-1, *[1] * (like.ndim - 1))
+        return a.sqrt().to(like.dtype), (1 - a).sqrt().to(like.dtype)
+
+    def add_noise(self, x_0, eps, t):
+        """q(x_t | x_0): eq. 4 of DDPM. x_0, eps (b, ...), t (b,) integers in 0 .. T-1."""
+        signal, noise = self.signal_and_noise(t, x_0)
+        return signal * x_0 + noise * eps
+
+    def target(self, x_0, eps, t):
+        """What the network should output for x_t: eps itself, or v (Salimans & Ho 2022, section 4)."""
+        if self.config.prediction_type == "epsilon":
+            return eps
+        signal, noise = self.signal_and_noise(t, x_0)
+        return signal * eps - noise * x_0
+
+    def split(self, x_t, output, t):
+        """The network's output at integer t, read as its belief about x_0 and eps."""
+        signal, noise = self.alpha_bar[t].sqrt().item(), (1 - self.alpha_bar[t]).sqrt().item()
+        if self.config.prediction_type == "epsilon":
+            return (x_t - noise * output) / signal, output
+        return signal * x_t - noise * output, signal * output + noise * x_t  # a rotation by the angle of the noise
+
+    def timesteps(self, steps, spacing):
+        """`steps` integers from high to low noise. How T is divided is a convention, and pictures depend on it:
+            leading    0, T/s, 2T/s, ...        SD's; never visits the noisiest steps
+            linspace   from T-1 to 0 evenly
+            trailing   T-1, T-1 - T/s, ...      starts at full noise (Lin et al. 2023)
+        """
+        if not 1 <= steps <= self.T:
+            raise ValueError(f"sampling steps must be 1 to {self.T}, not {steps}")
+        if spacing == "leading":
+            t = np.arange(steps)[::-1] * (self.T // steps)
+            t = t + min(self.config.steps_offset, self.T - 1 - t[0])  # with all T steps there is no room for an offset
+        elif spacing == "linspace":
+            t = np.linspace(0, self.T - 1, steps).round()[::-1]
+        elif spacing == "trailing":
+            t = np.arange(self.T, 0, -self.T / steps).round() - 1
+        else:
+            raise ValueError(f'timestep_spacing "{spacing}" is not known here: "leading", "linspace" or "trailing"')
+        return [int(i) for i in t]
+
+
+# === the samplers =====================================================================================================
+# sampler(schedule, denoise, x, steps, generator) yields (t, x, x_0) after each step: the t just left, the less noisy x,
+# and the network's current belief about the clean picture. denoise(x, t) is the network's output, guidance included.
+
+def ddpm(schedule, denoise, x, steps, generator=None):
+    """Ancestral sampling: step to the mean of q(x_s | x_t, x_0) and add fresh noise (DDPM, eq. 6-7, the smaller variance)."""
+    for t in schedule.timesteps(steps, schedule.config.timestep_spacing or "leading"):
+        s = t - schedule.T // steps                                # the time after this step
+        a_t = schedule.alpha_bar[t]
+        a_s = schedule.alpha_bar[s] if s >= 0 else torch.tensor(1.0)
+        alpha = a_t / a_s                                          # the signal kept between s and t
+        x_0, _ = schedule.split(x, denoise(x, t), t)
+        x = (a_s.sqrt() * (1 - alpha) / (1 - a_t)).item() * x_0 + (alpha.sqrt() * (1 - a_s) / (1 - a_t)).item() * x
+        if s >= 0:                                                 # the last step adds none: nothing would remove it
+            std = ((1 - a_s) / (1 - a_t) * (1 - alpha)).sqrt().item()
+            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device if generator else "cpu")
+            x = x + std * noise.to(x.device)
+        yield t, x, x_0
+
+
+def ddim(schedule, denoise, x, steps, generator=None):
+    """No noise on the way: x_0 and eps as believed now, mixed again in the next step's proportions (DDIM, eq. 12, sigma = 0)."""
+    a_end = torch.tensor(1.0) if schedule.config.set_alpha_to_one else schedule.alpha_bar[0]
+    for t in schedule.timesteps(steps, schedule.config.timestep_spacing or "leading"):
+        s = t - schedule.T // steps
+        a_s = schedule.alpha_bar[s] if s >= 0 else a_end
+        x_0, eps = schedule.split(x, denoise(x, t), t)
+        x = a_s.sqrt().item() * x_0 + (1 - a_s).sqrt().item() * eps
+        yield t, x, x_0
+
+
+def dpm_solver_pp(schedule, denoise, x, steps, generator=None):
+    """DPM-Solver++(2M): solves the same path as DDIM in the variable lambda = log(signal / noise), and bends each step with
+    the previous one's x_0 (algorithm 2 of the paper; the midpoint form). The first and the last step have no bend."""
+    spacing = schedule.config.timestep_spacing or "linspace"
+    if spacing == "trailing":
+        times = schedule.timesteps(steps, spacing)
+    elif spacing == "linspace":                                    # one point more than steps, the last (t = 0) is the goal
+        times = [int(i) for i in np.linspace(0, schedule.T - 1, steps + 1).round()[:0:-1]]
+    else:
+        t = np.arange(steps, 0, -1) * max(schedule.T // (steps + 1), 1)
+        times = [int(i) for i in t + min(schedule.config.steps_offset, schedule.T - 1 - t[0])]
+    signal, noise = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    lambda_ = (signal / noise).log()
+
+    x_0_before, h_before = None, None
+    for i, t in enumerate(times):
+        x_0, _ = schedule.split(x, denoise(x, t), t)
+        if i == len(times) - 1:                                    # to no noise at all: h is infinite, and x becomes x_0
+            yield t, x_0, x_0
+            return
+        s = times[i + 1]
+        h = lambda_[s] - lambda_[t]
+        bent = x_0 if not h_before else x_0 + (h / (2 * h_before)).item() * (x_0 - x_0_before)
+        x = (noise[s] / noise[t]).item() * x - (signal[s] * torch.expm1(-h)).item() * bent
+        x_0_before, h_before = x_0, h
+        yield t, x, x_0
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver_pp}

@@ -1,0 +1,297 @@
+"""The UNet: the network that looks at a noisy latent, the time and the words, and tells the noise.
+
+Down, the map shrinks and the channels grow; up, the reverse, and at each size the way up sees what the way down saw (skips).
+Every resnet is told the time t, every transformer looks at the words. Stable Diffusion's, for 64 x 64 latents:
+
+    row                    resnets  words?  map       channels
+    conv_in                                 64 x 64      4 -> 320
+    down_blocks.0          2        yes     64 x 64    320, then halved
+    down_blocks.1          2        yes     32 x 32    640, then halved
+    down_blocks.2          2        yes     16 x 16   1280, then halved
+    down_blocks.3          2        no       8 x 8    1280
+    mid_block              2        yes      8 x 8    1280
+    up_blocks.0            3        no       8 x 8    1280, then doubled
+    up_blocks.1            3        yes     16 x 16   1280, then doubled
+    up_blocks.2            3        yes     32 x 32    640, then doubled
+    up_blocks.3            3        yes     64 x 64    320
+    conv_out                                64 x 64    320 -> 4
+
+Letters in the shape comments, the same in every file:
+    b batch   c channels   y x  rows and columns   n = y*x positions   l text tokens (77)   d width of a token
+    h heads   k width of one head   e width of the time embedding
+
+The modules carry the names of the public checkpoints. By config alone this is SD 1.x (859,520,964 parameters), SD 2.x
+(865,910,724), BK-SDM small and tiny (482,346,884 and 323,384,964), and the tiny world's (tiny_world/model/unet/config.json).
+
+Not here: class labels, added conditions, ControlNet, dropout.
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """unet/config.json. The defaults are SD 1.5's."""
+    sample_size: int = 64        # side of the latents it was trained on; others work too
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple = (320, 640, 1280, 1280)
+    down_block_types: tuple = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"  # absent in a file: this one; null: no mid block (BK-SDM)
+    layers_per_block: int = 2
+    attention_head_dim: int | tuple = 8  # the NUMBER of heads, in spite of its name; one for each level, or one for all
+    cross_attention_dim: int = 768
+    use_linear_projection: bool = False  # of a transformer's first and last layer: SD 2 linear, SD 1 a 1x1 convolution
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+
+    # Every other key a file may hold, with the values under which it changes nothing here; any other value is refused.
+    ONLY = {
+        "center_input_sample": False, "flip_sin_to_cos": True, "freq_shift": 0, "only_cross_attention": False,
+        "downsample_padding": 1, "mid_block_scale_factor": 1, "dropout": 0.0, "act_fn": "silu",
+        "transformer_layers_per_block": 1, "reverse_transformer_layers_per_block": None, "encoder_hid_dim": None,
+        "encoder_hid_dim_type": None, "num_attention_heads": None, "dual_cross_attention": False, "class_embed_type": None,
+        "addition_embed_type": None, "addition_time_embed_dim": None, "num_class_embeds": None,
+        "resnet_time_scale_shift": "default", "resnet_skip_time_act": False, "resnet_out_scale_factor": 1.0,
+        "time_embedding_type": "positional", "time_embedding_dim": None, "time_embedding_act_fn": None,
+        "timestep_post_act": None, "time_cond_proj_dim": None, "conv_in_kernel": 3, "conv_out_kernel": 3,
+        "attention_type": "default", "class_embeddings_concat": False, "mid_block_only_cross_attention": None,
+        "cross_attention_norm": None, "projection_class_embeddings_input_dim": None,
+    }
+    ANY = ("addition_embed_type_num_heads", "upcast_attention")  # attention's softmax runs in fp32 inside torch's kernel
+
+    def heads(self, level):
+        return self.attention_head_dim if isinstance(self.attention_head_dim, int) else self.attention_head_dim[level]
+
+
+def time_features(t, width):  # (b,) -> (b, width)
+    """Waves of falling frequency: cos and sin of t / 10000^(i / half) (Vaswani et al. 2017, section 3.5)."""
+    frequency = torch.exp(-math.log(10_000) / (width // 2) * torch.arange(width // 2, device=t.device))
+    angle = t[:, None].float() * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Two layers that turn the waves into what the resnets read."""
+
+    def __init__(self, width, e):
+        super().__init__()
+        self.linear_1, self.linear_2 = nn.Linear(width, e), nn.Linear(e, e)
+
+    def forward(self, features):  # (b, width) -> (b, e)
+        return self.linear_2(F.silu(self.linear_1(features)))
+
+
+class ResnetBlock2D(nn.Module):
+    """x + conv(conv(x) + time): local work, at a strength that the time decides channel by channel."""
+
+    def __init__(self, c_in, c_out, e, groups, eps):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in, eps=eps)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time_emb_proj = nn.Linear(e, c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out, eps=eps)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        if c_in != c_out:
+            self.conv_shortcut = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x, time):  # (b, c_in, y, x), (b, e) -> (b, c_out, y, x)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time_emb_proj(F.silu(time))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+
+
+class Attention(nn.Module):
+    """Each position asks a question (q); tokens answer by how well their key (k) fits, with their value (v).
+
+    attn1 asks the other positions of the picture (self-attention), attn2 the words (cross-attention)."""
+
+    def __init__(self, d, d_context, heads):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(d, d, bias=False)
+        self.to_k = nn.Linear(d_context, d, bias=False)
+        self.to_v = nn.Linear(d_context, d, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(d, d)])
+
+    def forward(self, x, context, maps=None):  # (b, n, d), (b, l, d_context) -> (b, n, d)
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in (q, k, v))  # (b, h, n, k), 2 x (b, h, l, k)
+        if maps is None:
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:  # the same written out, when someone wants to see who looks at what (equal: tests/test_same_as_diffusers.py)
+            weights = torch.einsum("bhnk,bhlk->bhnl", q, k) * q.shape[-1] ** -0.5
+            weights = weights.softmax(dim=-1)  # (b, h, n, l): each position distributes its gaze over the tokens
+            maps.append(weights)
+            out = torch.einsum("bhnl,bhlk->bhnk", weights, v)
+        return self.to_out[0](out.transpose(1, 2).flatten(2))                             # (b, n, h*k = d)
+
+
+class GEGLU(nn.Module):
+    """A layer whose one half opens and closes the other (Shazeer 2020)."""
+
+    def __init__(self, d, d_out):
+        super().__init__()
+        self.proj = nn.Linear(d, 2 * d_out)
+
+    def forward(self, x):  # (b, n, d) -> (b, n, d_out)
+        h, gate = self.proj(x).chunk(2, dim=-1)
+        return h * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """What each position does by itself with what it has seen: out to four times the width and back."""
+
+    def __init__(self, d):
+        super().__init__()
+        self.net = nn.ModuleList([GEGLU(d, 4 * d), nn.Identity(), nn.Linear(4 * d, d)])  # Identity: dropout's place in the names
+
+    def forward(self, x):  # (b, n, d) -> (b, n, d)
+        return self.net[2](self.net[0](x))
+
+
+class BasicTransformerBlock(nn.Module):
+    """Look at the picture, look at the words, think: three residual steps."""
+
+    def __init__(self, d, d_context, heads):
+        super().__init__()
+        self.norm1, self.attn1 = nn.LayerNorm(d), Attention(d, d, heads)
+        self.norm2, self.attn2 = nn.LayerNorm(d), Attention(d, d_context, heads)
+        self.norm3, self.ff = nn.LayerNorm(d), FeedForward(d)
+
+    def forward(self, x, context, maps=None):  # (b, n, d), (b, l, d_context) -> (b, n, d)
+        h = self.norm1(x)
+        x = x + self.attn1(h, h)
+        x = x + self.attn2(self.norm2(x), context, maps)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer2D(nn.Module):
+    """A transformer block over the positions of a feature map, as one more residual step."""
+
+    def __init__(self, c, d_context, heads, groups, linear):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, c, eps=1e-6)
+        self.proj_in = nn.Linear(c, c) if linear else nn.Conv2d(c, c, 1)
+        self.transformer_blocks = nn.ModuleList([BasicTransformerBlock(c, d_context, heads)])
+        self.proj_out = nn.Linear(c, c) if linear else nn.Conv2d(c, c, 1)
+
+    def forward(self, x, context, maps=None):  # (b, c, y, x), (b, l, d_context) -> (b, c, y, x)
+        # A 1x1 convolution is a linear layer at every position: SD 1 and SD 2 differ in the weight's shape only.
+        def project(layer, h):
+            return F.linear(h, layer.weight.flatten(1), layer.bias)
+        h = project(self.proj_in, self.norm(x).flatten(2).transpose(1, 2))  # (b, n, c)
+        h = project(self.proj_out, self.transformer_blocks[0](h, context, maps))
+        return x + h.transpose(1, 2).reshape(x.shape)
+
+
+class Downsample2D(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, stride=2, padding=1)
+
+    def forward(self, x):  # (b, c, y, x) -> (b, c, ceil(y/2), ceil(x/2))
+        return self.conv(x)
+
+
+class Upsample2D(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, padding=1)
+
+    def forward(self, x, size):  # (b, c, y, x) -> (b, c, *size)
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))  # to the skip's size: an odd map does not double exactly
+
+
+class Block(nn.Module):
+    """A row of the table above: resnets, each followed by a transformer if the row reads words; then perhaps a change of size."""
+
+    def __init__(self, widths_in, c, config, e, level, words, resize=None):
+        super().__init__()
+        groups, heads = config.norm_num_groups, config.heads(level)
+        self.resnets = nn.ModuleList([ResnetBlock2D(c_in, c, e, groups, config.norm_eps) for c_in in widths_in])
+        if words:
+            transformers = len(widths_in) - (1 if resize == "mid" else 0)  # the mid block has one between its two resnets
+            self.attentions = nn.ModuleList([
+                Transformer2D(c, config.cross_attention_dim, heads, groups, config.use_linear_projection)
+                for _ in range(transformers)])
+        if resize == "down":
+            self.downsamplers = nn.ModuleList([Downsample2D(c)])
+        if resize == "up":
+            self.upsamplers = nn.ModuleList([Upsample2D(c)])
+
+    def layer(self, j, x, time, context, maps):
+        x = self.resnets[j](x, time)
+        if j < len(getattr(self, "attentions", ())):
+            x = self.attentions[j](x, context, maps)
+        return x
+
+
+class UNet(nn.Module):
+    """The whole network. `checkpointing = True` trades a third more time for far less memory in training: the numbers
+    between blocks are forgotten and computed again on the way back."""
+
+    def __init__(self, config=UNetConfig()):
+        super().__init__()
+        self.config, self.checkpointing = config, False
+        widths, last = config.block_out_channels, len(config.block_out_channels) - 1
+        e = 4 * widths[0]
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(widths[0], e)
+
+        self.down_blocks, skips, c_in = nn.ModuleList(), [widths[0]], widths[0]  # skips: the channels of what is pushed
+        for i, (c, kind) in enumerate(zip(widths, config.down_block_types)):
+            layers = config.layers_per_block
+            self.down_blocks.append(Block([c_in] + [c] * (layers - 1), c, config, e, i,
+                                          kind == "CrossAttnDownBlock2D", "down" if i < last else None))
+            skips += [c] * layers + ([c] if i < last else [])
+            c_in = c
+
+        self.mid_block = None
+        if config.mid_block_type:
+            self.mid_block = Block([c_in, c_in], c_in, config, e, last, True, "mid")
+
+        self.up_blocks = nn.ModuleList()
+        for i, (c, kind) in enumerate(zip(widths[::-1], config.up_block_types)):
+            layers = config.layers_per_block + 1
+            widths_in = [(c_in if j == 0 else c) + skips.pop() for j in range(layers)]
+            self.up_blocks.append(Block(widths_in, c, config, e, last - i,
+                                        kind == "CrossAttnUpBlock2D", "up" if i < last else None))
+            c_in = c
+
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+
+    def forward(self, x, t, context, maps=None):  # (b, 4, y, x), (b,), (b, l, d) -> (b, 4, y, x)
+        """`maps`: a list that receives the cross-attention maps (b, h, n, l), one a transformer, in the order of the table."""
+        def run(block, j, x):
+            if self.checkpointing and torch.is_grad_enabled():
+                return checkpoint(block.layer, j, x, time, context, maps, use_reentrant=False)
+            return block.layer(j, x, time, context, maps)
+
+        time = self.time_embedding(time_features(t, self.config.block_out_channels[0]).to(x.dtype))
+        x = self.conv_in(x)
+        skips = [x]
+        for block in self.down_blocks:
+            for j in range(len(block.resnets)):
+                x = run(block, j, x)
+                skips.append(x)
+            for downsample in getattr(block, "downsamplers", ()):
+                x = downsample(x)
+                skips.append(x)
+        if self.mid_block:
+            for j in range(2):
+                x = run(self.mid_block, j, x)
+        for block in self.up_blocks:
+            for j in range(len(block.resnets)):
+                x = run(block, j, torch.cat([x, skips.pop()], dim=1))
+            for upsample in getattr(block, "upsamplers", ()):
+                x = upsample(x, skips[-1].shape[-2:])
+        return self.conv_out(F.silu(self.conv_norm_out(x)))

@@ -1,0 +1,198 @@
+"""The autoencoder between pictures and latents: AutoencoderKL of latent diffusion (Rombach et al. 2022, section 3.1).
+
+A picture of 512 x 512 x 3 numbers is mostly detail that no one looks at. The encoder squeezes it into 64 x 64 x 4 numbers,
+the decoder paints it back, and diffusion happens in between, on 48 times fewer numbers. "KL" names the light pull towards
+N(0, 1) with which the encoder was trained: it outputs a mean and a standard deviation for each latent number.
+
+    x (b, 3, y, x) --Encoder--> mean, std (b, 4, y/8, x/8) --Decoder--> (b, 3, y, x)      pictures are in [-1, 1]
+
+Letters in the shape comments, the same in every file:
+    b batch   c channels   y x  rows and columns   n = y*x positions
+
+The modules carry the names of the public checkpoints, so their weights load as they are.
+    VAEConfig()                       83,653,863 parameters: Stable Diffusion 1.x and 2.x
+    the tiny world's config           see tiny_world/model/vae/config.json
+
+Not here: tiling and slicing for very large pictures, the discriminator that the public weights were trained with.
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """vae/config.json. The defaults are those of Stable Diffusion, where an old file leaves a key out."""
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    block_out_channels: tuple = (128, 256, 512, 512)  # one level each; every level but the last halves the picture
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215  # latents are multiplied by this: it gives them a variance of about 1
+
+    # Every other key a file may hold, with the values under which it changes nothing here; any other value is refused.
+    ONLY = {
+        "down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D", "act_fn": "silu",
+        "shift_factor": None, "latents_mean": None, "latents_std": None, "use_quant_conv": True,
+        "use_post_quant_conv": True, "mid_block_add_attention": True,
+    }
+    ANY = ("sample_size", "force_upcast")
+
+
+class ResnetBlock2D(nn.Module):
+    """x + conv(conv(x)): two 3x3 convolutions, each after a normalisation and SiLU; 1x1 on the way past if the width changes."""
+
+    def __init__(self, c_in, c_out, groups):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in, eps=1e-6)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-6)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        if c_in != c_out:
+            self.conv_shortcut = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x):  # (b, c_in, y, x) -> (b, c_out, y, x)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+
+
+class Attention(nn.Module):
+    """One head that lets every position of the small map look at every other: the only global step of the autoencoder."""
+
+    def __init__(self, c, groups):
+        super().__init__()
+        self.group_norm = nn.GroupNorm(groups, c, eps=1e-6)
+        self.to_q, self.to_k, self.to_v = nn.Linear(c, c), nn.Linear(c, c), nn.Linear(c, c)
+        self.to_out = nn.ModuleList([nn.Linear(c, c)])
+
+    def forward(self, x):  # (b, c, y, x) -> (b, c, y, x)
+        h = self.group_norm(x).flatten(2).transpose(1, 2)                         # (b, n, c)
+        q, k, v = (to(h)[:, None] for to in (self.to_q, self.to_k, self.to_v))    # (b, 1, n, c): a single head
+        h = F.scaled_dot_product_attention(q, k, v)[:, 0]                         # (b, n, c)
+        return x + self.to_out[0](h).transpose(1, 2).reshape(x.shape)
+
+
+class MidBlock(nn.Module):
+    """resnet, attention, resnet at the smallest size."""
+
+    def __init__(self, c, groups):
+        super().__init__()
+        self.resnets = nn.ModuleList([ResnetBlock2D(c, c, groups), ResnetBlock2D(c, c, groups)])
+        self.attentions = nn.ModuleList([Attention(c, groups)])
+
+    def forward(self, x):  # (b, c, y, x) -> (b, c, y, x)
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class Downsample2D(nn.Module):
+    """Halves the picture. The zero border goes to the right and the bottom only, since the public weights were trained so
+    (probably inherited from "SAME" padding, which does that at stride 2). Padding all sides shifts the picture by pixels."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, stride=2)
+
+    def forward(self, x):  # (b, c, y, x) -> (b, c, y/2, x/2)
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample2D(nn.Module):
+    """Doubles the picture: each pixel becomes four, and a convolution smooths the blocks."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, padding=1)
+
+    def forward(self, x):  # (b, c, y, x) -> (b, c, 2y, 2x)
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """One resolution: some resnets, then a change of size unless it is the last level."""
+
+    def __init__(self, c_in, c_out, layers, groups, resize=None):
+        super().__init__()
+        self.resnets = nn.ModuleList([ResnetBlock2D(c_in if j == 0 else c_out, c_out, groups) for j in range(layers)])
+        if resize is Downsample2D:
+            self.downsamplers = nn.ModuleList([Downsample2D(c_out)])
+        elif resize is Upsample2D:
+            self.upsamplers = nn.ModuleList([Upsample2D(c_out)])
+
+    def forward(self, x):
+        for resnet in self.resnets:
+            x = resnet(x)
+        for resize in [*getattr(self, "downsamplers", ()), *getattr(self, "upsamplers", ())]:
+            x = resize(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """Picture to moments: levels of falling size, the mid block, and 2 * latent_channels numbers a position."""
+
+    def __init__(self, config):
+        super().__init__()
+        widths, groups = config.block_out_channels, config.norm_num_groups
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList([
+            Level(widths[max(i - 1, 0)], c, config.layers_per_block, groups, Downsample2D if i < len(widths) - 1 else None)
+            for i, c in enumerate(widths)])
+        self.mid_block = MidBlock(widths[-1], groups)
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=1e-6)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x):
+        x = self.conv_in(x)
+        for level in self.down_blocks:
+            x = level(x)
+        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nn.Module):
+    """Latent to picture: the encoder mirrored, with one resnet more a level."""
+
+    def __init__(self, config):
+        super().__init__()
+        widths, groups = config.block_out_channels[::-1], config.norm_num_groups
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], groups)
+        self.up_blocks = nn.ModuleList([
+            Level(widths[max(i - 1, 0)], c, config.layers_per_block + 1, groups, Upsample2D if i < len(widths) - 1 else None)
+            for i, c in enumerate(widths)])
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=1e-6)
+        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+
+    def forward(self, z):
+        z = self.mid_block(self.conv_in(z))
+        for level in self.up_blocks:
+            z = level(z)
+        return self.conv_out(F.silu(self.conv_norm_out(z)))
+
+
+class VAE(nn.Module):
+    """The autoencoder. Latents here are unscaled; `StableDiffusion.encode` and `.decode` apply `scaling_factor`."""
+
+    def __init__(self, config=VAEConfig()):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+
+    @property
+    def factor(self):
+        """How many picture pixels one latent position stands for along each side: 8 for Stable Diffusion."""
+        return 2 ** (len(self.config.block_out_channels) - 1)
+
+    def encode(self, x):
+        """(b, 3, y, x) in [-1, 1] -> mean and std, each (b, 4, y/f, x/f), of the Gaussian q(z|x). y and x are multiples of f."""
+        mean, log_variance = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return mean, (0.5 * log_variance.clamp(-30, 20)).exp()  # the clamp keeps a wild prediction from overflowing
+
+    def decode(self, z):
+        """(b, 4, y/f, x/f) -> (b, 3, y, x), about [-1, 1]."""
+        return self.decoder(self.post_quant_conv(z))
