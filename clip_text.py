@@ -18,7 +18,7 @@ Not here: the image half of CLIP, the pooled vector, the padding mask (Stable Di
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -52,8 +52,8 @@ def words(text):
     text = "".join(c.lower() for c in text)  # letter by letter: str.lower() would write a final sigma differently
     for piece in WORD.findall(text):
         # Python counts ², ½ and Ⅷ among the letters; for CLIP each is a number and stands alone.
-        yield from (p for p in re.split("([%s])" % "".join(c for c in piece if unicodedata.category(c)[0] == "N"), piece) if p) \
-            if any(unicodedata.category(c)[0] == "N" for c in piece) else [piece]
+        numbers = "".join(c for c in piece if unicodedata.category(c)[0] == "N")
+        yield from filter(None, re.split(f"([{numbers}])", piece)) if numbers else [piece]
 
 
 class Tokenizer:
@@ -170,6 +170,9 @@ class Tokenizer:
 
 # === the text encoder =================================================================================================
 
+ACTIVATIONS = {"quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu": F.gelu}
+
+
 @dataclass(frozen=True)
 class CLIPTextConfig:
     """text_encoder/config.json. The defaults are SD 1.x's."""
@@ -189,8 +192,9 @@ class CLIPTextConfig:
            "output_hidden_states", "return_dict", "chunk_size_feed_forward", "is_encoder_decoder", "id2label", "label2id",
            "problem_type")
 
-
-ACTIVATIONS = {"quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu": F.gelu}
+    def __post_init__(self):
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f'"hidden_act" is "{self.hidden_act}"; this code knows {", ".join(ACTIVATIONS)}')
 
 
 class CLIPAttention(nn.Module):
@@ -249,8 +253,6 @@ class CLIPText(nn.Module):
 
     def __init__(self, config=CLIPTextConfig()):
         super().__init__()
-        if config.hidden_act not in ACTIVATIONS:
-            raise ValueError(f'hidden_act "{config.hidden_act}" is not known here: {", ".join(ACTIVATIONS)}')
         self.config = config
         self.text_model = nn.Module()
         self.text_model.embeddings = CLIPEmbeddings(config)
@@ -262,6 +264,12 @@ class CLIPText(nn.Module):
     def table(self):
         """The vectors of all tokens, (vocabulary, d): what textual inversion adds a row to."""
         return self.text_model.embeddings.token_embedding
+
+    def append(self, vectors):
+        """Gives the table further rows, (n, d), for tokens that were added to the tokenizer."""
+        rows = torch.cat([self.table.weight.data, vectors.to(self.table.weight)])
+        self.text_model.embeddings.token_embedding = nn.Embedding.from_pretrained(rows, freeze=False)
+        self.config = replace(self.config, vocab_size=len(rows))
 
     def forward(self, ids, vectors=None):  # (b, l) -> (b, l, d)
         """`vectors` (b, l, d) takes the place of the looked-up token vectors."""

@@ -48,20 +48,21 @@ class ScheduleConfig:
     ANY = ("skip_prk_steps", "dynamic_thresholding_ratio", "clip_sample_range", "sample_max_value", "flow_shift",
            "lambda_min_clipped", "time_shift_type")
 
+    def __post_init__(self):
+        known = {"beta_schedule": ("linear", "scaled_linear"), "prediction_type": ("epsilon", "v_prediction"),
+                 "timestep_spacing": (None, "leading", "linspace", "trailing")}
+        for key, values in known.items():
+            if getattr(self, key) not in values:
+                raise ValueError(f'"{key}" is "{getattr(self, key)}"; this code knows {", ".join(v for v in values if v)}')
+
 
 class Schedule:
     """How much noise there is at each t, and the conversions between x_0, x_t, eps and v."""
 
     def __init__(self, config=ScheduleConfig()):
         T, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
-        if config.beta_schedule == "linear":
-            beta = torch.linspace(start, end, T)
-        elif config.beta_schedule == "scaled_linear":
-            beta = torch.linspace(start ** 0.5, end ** 0.5, T) ** 2
-        else:
-            raise ValueError(f'beta_schedule "{config.beta_schedule}" is not known here: "linear" or "scaled_linear"')
-        if config.prediction_type not in ("epsilon", "v_prediction"):
-            raise ValueError(f'prediction_type "{config.prediction_type}" is not known here: "epsilon" or "v_prediction"')
+        power = 0.5 if config.beta_schedule == "scaled_linear" else 1
+        beta = torch.linspace(start ** power, end ** power, T) ** (1 / power)
         self.config, self.T = config, T
         self.alpha_bar = torch.cumprod(1 - beta, dim=0)  # (T,)
 
@@ -95,28 +96,25 @@ class Schedule:
             linspace   from T-1 to 0 evenly
             trailing   T-1, T-1 - T/s, ...      starts at full noise (Lin et al. 2023)
         """
-        if not 1 <= steps <= self.T:
-            raise ValueError(f"sampling steps must be 1 to {self.T}, not {steps}")
         if spacing == "leading":
             t = np.arange(steps)[::-1] * (self.T // steps)
             t = t + min(self.config.steps_offset, self.T - 1 - t[0])  # with all T steps there is no room for an offset
         elif spacing == "linspace":
             t = np.linspace(0, self.T - 1, steps).round()[::-1]
-        elif spacing == "trailing":
-            t = np.arange(self.T, 0, -self.T / steps).round() - 1
         else:
-            raise ValueError(f'timestep_spacing "{spacing}" is not known here: "leading", "linspace" or "trailing"')
+            t = np.arange(self.T, 0, -self.T / steps).round() - 1
         return [int(i) for i in t]
 
 
 # === the samplers =====================================================================================================
-# sampler(schedule, denoise, x, steps, generator) yields (t, x, x_0) after each step: the t just left, the less noisy x,
-# and the network's current belief about the clean picture. denoise(x, t) is the network's output, guidance included.
+# sampler(schedule, denoise, x, steps, randn) yields (t, x, x_0) after each step: the t just left, the less noisy x, and
+# the network's current belief about the clean picture. denoise(x, t) is the network's output, guidance included; randn()
+# draws noise of x's shape, and only ddpm calls it.
 
-def ddpm(schedule, denoise, x, steps, generator=None):
+def ddpm(schedule, denoise, x, steps, randn=None):
     """Ancestral sampling: step to the mean of q(x_s | x_t, x_0) and add fresh noise (DDPM, eq. 6-7, the smaller variance)."""
-    for t in schedule.timesteps(steps, schedule.config.timestep_spacing or "leading"):
-        s = t - schedule.T // steps                                # the time after this step
+    times = schedule.timesteps(steps, schedule.config.timestep_spacing or "leading")
+    for t, s in zip(times, [*times[1:], -1]):                      # from time t to time s; -1: to no noise at all
         a_t = schedule.alpha_bar[t]
         a_s = schedule.alpha_bar[s] if s >= 0 else torch.tensor(1.0)
         alpha = a_t / a_s                                          # the signal kept between s and t
@@ -124,23 +122,22 @@ def ddpm(schedule, denoise, x, steps, generator=None):
         x = (a_s.sqrt() * (1 - alpha) / (1 - a_t)).item() * x_0 + (alpha.sqrt() * (1 - a_s) / (1 - a_t)).item() * x
         if s >= 0:                                                 # the last step adds none: nothing would remove it
             std = ((1 - a_s) / (1 - a_t) * (1 - alpha)).sqrt().item()
-            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device if generator else "cpu")
-            x = x + std * noise.to(x.device)
+            x = x + std * randn()
         yield t, x, x_0
 
 
-def ddim(schedule, denoise, x, steps, generator=None):
+def ddim(schedule, denoise, x, steps, randn=None):
     """No noise on the way: x_0 and eps as believed now, mixed again in the next step's proportions (DDIM, eq. 12, sigma = 0)."""
     a_end = torch.tensor(1.0) if schedule.config.set_alpha_to_one else schedule.alpha_bar[0]
     for t in schedule.timesteps(steps, schedule.config.timestep_spacing or "leading"):
-        s = t - schedule.T // steps
+        s = t - schedule.T // steps                                # DDIM's own stride; the next t, but for rounding
         a_s = schedule.alpha_bar[s] if s >= 0 else a_end
         x_0, eps = schedule.split(x, denoise(x, t), t)
         x = a_s.sqrt().item() * x_0 + (1 - a_s).sqrt().item() * eps
         yield t, x, x_0
 
 
-def dpm_solver_pp(schedule, denoise, x, steps, generator=None):
+def dpm_solver_pp(schedule, denoise, x, steps, randn=None):
     """DPM-Solver++(2M): solves the same path as DDIM in the variable lambda = log(signal / noise), and bends each step with
     the previous one's x_0 (algorithm 2 of the paper; the midpoint form). The first and the last step have no bend."""
     spacing = schedule.config.timestep_spacing or "linspace"

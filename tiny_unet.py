@@ -66,6 +66,15 @@ class UNetConfig:
     }
     ANY = ("addition_embed_type_num_heads", "upcast_attention")  # attention's softmax runs in fp32 inside torch's kernel
 
+    def __post_init__(self):
+        known = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+                 "mid_block_type": ("UNetMidBlock2DCrossAttn", None)}
+        for key, values in known.items():
+            given = getattr(self, key)
+            for value in given if isinstance(given, tuple) else (given,):
+                if value not in values:
+                    raise ValueError(f'"{key}" has "{value}"; this code knows {", ".join(v for v in values if v)}')
+
     def heads(self, level):
         return self.attention_head_dim if isinstance(self.attention_head_dim, int) else self.attention_head_dim[level]
 

@@ -1,0 +1,78 @@
+"""From the same folder, prompt, seed, steps, guidance and sampler: the picture that diffusers gives, to one grey level."""
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+from stable_diffusion import StableDiffusion
+
+REFERENCE = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler}
+
+
+def levels(ours, reference):
+    """The largest difference between two lists of pictures, in grey levels."""
+    return max(np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in zip(ours, reference, strict=True))
+
+
+def draw_both(folder, sampler, steps=6, guidance=7.5, negative="", images=1, size=None, prompt="a photo of a red teapot"):
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = REFERENCE[sampler].from_config(pipe.scheduler.config)
+    how = {} if size is None else {"height": size[0], "width": size[1]}
+    reference = pipe(prompt, negative_prompt=negative, num_inference_steps=steps, guidance_scale=guidance, num_images_per_prompt=images,
+                     generator=torch.Generator().manual_seed(3), **how).images
+    ours = StableDiffusion.from_pretrained(str(folder)).sample(prompt, steps=steps, guidance=guidance, negative=negative,
+                                                               images=images, sampler=sampler, seed=3, size=size)
+    assert len({picture.tobytes() for picture in ours}) == images  # different pictures, none of them flat
+    assert all(np.asarray(picture).std() > 3 for picture in ours)
+    return ours, reference
+
+
+@pytest.mark.parametrize("sampler", REFERENCE)
+@pytest.mark.parametrize("how", [dict(guidance=1.0), dict(guidance=7.5), dict(guidance=7.5, negative="blurry"), dict(images=3)], ids=str)
+def test_sd15(sd15_folder, sampler, how):
+    assert levels(*draw_both(sd15_folder, sampler, **how)) <= 1
+
+
+@pytest.mark.parametrize("sampler", REFERENCE)
+@pytest.mark.parametrize("how", [dict(guidance=7.5, negative="blurry", images=2), dict(guidance=1.0)], ids=str)
+def test_sd21_with_v_prediction_and_its_own_padding(sd21_folder, sampler, how):
+    assert levels(*draw_both(sd21_folder, sampler, **how)) <= 1
+
+
+def test_sizes_other_than_square(sd15_folder):
+    assert levels(*draw_both(sd15_folder, "ddim", size=(96, 160))) <= 1
+
+
+def test_a_prompt_longer_than_77_tokens_is_cut_at_the_same_place(sd15_folder, capsys):
+    assert levels(*draw_both(sd15_folder, "ddim", prompt="a very long story " * 40)) <= 1
+    assert "longer than 75 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["sd15_folder", "sd21_folder"])
+def test_what_we_save_diffusers_opens_and_draws_the_same(folder, request, tmp_path):
+    ours = StableDiffusion.from_pretrained(str(request.getfixturevalue(folder)))
+    ours.tokenizer.add("<cat-toy>")
+    ours.text.append(torch.randn(1, ours.text.config.hidden_size))
+    ours.save(tmp_path / "saved")
+    assert levels(*draw_both(tmp_path / "saved", "ddim", prompt="a <cat-toy> on the beach")) <= 1
+    plain = StableDiffusion.from_pretrained(str(tmp_path / "saved")).sample("a cat-toy on the beach", steps=6, seed=3)
+    named = StableDiffusion.from_pretrained(str(tmp_path / "saved")).sample("a <cat-toy> on the beach", steps=6, seed=3)
+    assert levels(plain, named) > 1  # the added word is a token of its own, and does something
+
+
+def test_a_batch_of_prompts_gives_each_the_picture_it_gets_alone(sd15_folder):
+    sd = StableDiffusion.from_pretrained(str(sd15_folder))
+    together = sd.sample(["a cat", "a dog"], images=2, steps=4, sampler="ddpm", seed=5)
+    alone = sd.sample("a cat", images=2, steps=4, sampler="ddpm", seed=5) + sd.sample("a dog", images=2, steps=4, sampler="ddpm", seed=5)
+    assert levels(together, alone) <= 1
+
+
+def test_an_encoded_picture_is_that_of_diffusers(sd15_folder):
+    pipe, sd = StableDiffusionPipeline.from_pretrained(sd15_folder), StableDiffusion.from_pretrained(str(sd15_folder))
+    x = torch.rand(1, 3, 64, 96) * 2 - 1
+    with torch.no_grad():
+        z = sd.encode(x, torch.Generator().manual_seed(0))
+        q = pipe.vae.encode(x).latent_dist
+        reference = (q.mean + q.std * torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(0))) * 0.18215
+    assert (z - reference).abs().max() < 1e-5

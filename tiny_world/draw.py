@@ -1,0 +1,105 @@
+"""From a scene to pixels: scenery, shadow, figure, style, light.
+
+The picture is composed at three times its size and then reduced, so that edges are smooth. `python -m tiny_world.draw`
+shows what there is as a grid of pictures:
+
+    python -m tiny_world.draw                      # an overview: every class, twelve individuals
+    python -m tiny_world.draw --class cat          # many individuals of one class
+    python -m tiny_world.draw --identity cat:7     # one individual in every context
+    python -m tiny_world.draw --accessories        # also --styles, --cubes, --finishes, --patterns, --poses, --random
+"""
+import argparse
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from .figures import LAYER, figure
+from .world import (ACCESSORIES, CLASSES, CONTEXTS, FINISHES, LIVE, PATTERNS, RARE_PATTERNS, STYLES, Pose, Scene,
+                    random_identity, random_pose, random_scene)
+
+try:
+    from .scenery import scenery
+except ImportError:
+    def scenery(context, rng, size):
+        return Image.new("RGB", (size, size), (196, 204, 206))
+try:
+    from .styles import stylise
+except ImportError:
+    def stylise(image, style, rng, size):
+        return image.resize((size, size), Image.BOX)
+
+# One soft round shadow for everything, squeezed into place: computing a blur per picture would cost more than the
+# figure.
+_r = np.hypot(*np.mgrid[-1:1:64j, -1:1:64j])
+SHADOW = Image.fromarray((150 * np.clip(1.15 - _r, 0, 1) ** 0.8 * (_r < 1) * np.clip((1 - _r) * 3, 0,
+                                                                                     1)).astype(np.uint8))
+
+
+def draw(scene, size=64):
+    """The picture of a scene; the same scene always gives the same bytes."""
+    rng = np.random.default_rng(scene.seed)
+    picture = scenery(scene.context, rng, LAYER).copy()
+    layer = figure(scene)
+    x0, y0, x1, y1 = layer.getchannel("A").getbbox()
+    wide = int((x1 - x0) * 1.04)
+    shadow = SHADOW.resize((wide, max(8, wide // 5)))
+    picture.paste((16, 14, 30), ((x0 + x1 - wide) // 2 + 5, y1 - int(shadow.height * 0.62)), shadow)
+    picture.paste(layer, (0, 0), layer)
+    picture = stylise(picture, scene.style, rng, size)
+    return picture.point([min(255, int(v * scene.pose.light + 0.5)) for v in range(256)] * 3)
+
+
+def grid(rows, zoom):
+    """Rows of scenes as one picture."""
+    sheet = Image.new("RGB", (max(map(len, rows)) * 66 + 2, len(rows) * 66 + 2), (20, 20, 20))
+    for j, row in enumerate(rows):
+        for i, scene in enumerate(row): sheet.paste(draw(scene), (2 + 66 * i, 2 + 66 * j))
+    return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.NEAREST)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--class", dest="cls", choices=CLASSES, help="many individuals of one class")
+    parser.add_argument("--identity", metavar="CLASS:SEED", help="one individual in every context")
+    for what in ("styles", "accessories", "cubes", "finishes", "patterns", "poses", "random"):
+        parser.add_argument("--" + what, action="store_true")
+    parser.add_argument("--context", choices=CONTEXTS, default="plain")
+    parser.add_argument("--first", type=int, default=0, help="the first identity seed")
+    parser.add_argument("--out", default="world.png")
+    parser.add_argument("--zoom", type=int, default=2)
+    a = parser.parse_args()
+    rng = np.random.default_rng(a.first)
+    some = lambda cls, n: [random_identity(a.first + i, cls) for i in range(n)]
+    one = lambda who, **more: Scene(who, **{"context": a.context, **more})
+    if a.cls and not (a.cubes or a.accessories or a.poses):
+        rows = [[one(random_identity(a.first + 12 * j + i, a.cls)) for i in range(12)] for j in range(8)]
+    elif a.identity:
+        cls, seed = a.identity.split(":")
+        who = random_identity(int(seed), cls)
+        scenes = [Scene(who, c, pose=random_pose(rng), seed=i) for i, c in enumerate(CONTEXTS)]
+        rows = [scenes[:10], scenes[10:]]
+    elif a.styles:
+        rows = [[one(random_identity(a.first + i, c), style=s) for i, c in enumerate(CLASSES)] for s in STYLES]
+    elif a.accessories:
+        rows = [[one(who, accessory=x, pose=random_pose(rng)) for who in some(cls, 2) for x in ("",) + ACCESSORIES]
+                for cls in LIVE]
+    elif a.cubes:
+        rows = [[one(who, cube=True, pose=random_pose(rng) if i > 5 else Pose()) for i,
+                 who in enumerate(some(cls, 10))] for cls in CLASSES]
+    elif a.finishes:
+        rows = [[one(who, finish=f) for who in some(cls, 4) for f in ("",) + FINISHES] for cls in CLASSES]
+    elif a.patterns:
+        rows = [[one(replace(random_identity(a.first + i, cls), pattern=x)) for x in PATTERNS + RARE_PATTERNS
+                 for i in (1, 2)]
+                for cls in CLASSES if cls != "face"]
+    elif a.poses:
+        rows = [[one(random_identity(a.first, cls), pose=random_pose(rng)) for _ in range(12)] for cls in CLASSES]
+    elif a.random: rows = [[random_scene(rng) for _ in range(14)] for _ in range(10)]
+    else: rows = [[one(who) for who in some(cls, 12)] for cls in CLASSES]
+    grid(rows, a.zoom).save(a.out)
+    print(a.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""Trains the tiny world's base model from nothing: python -m tiny_world.pretrain
+
+    tokenizer     byte-pair merges from the world's captions and a page of plain English          seconds
+    pictures      drawn once, kept in runs/pretrain                                               minutes, both cores
+    vae           pictures <-> latents, squared error and a light pull towards N(0, 1)            tens of minutes
+    diffusion     text encoder and UNet together, from random weights, with EMA                   hours
+
+Every random choice of a step comes from (seed, step), and the state is saved every few minutes by writing beside and
+renaming: with --resume a run that was killed at any moment ends in the same bits as one that was not. A grid of samples
+is written each time. The result is a folder in the public layout, as the chapters load it: tiny_world/model.
+
+tiny_world/README.md has what the shipped checkpoint cost.
+"""
+import argparse
+import collections
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from clip_text import BYTES, END, START, CLIPText, CLIPTextConfig, Tokenizer, words
+from ddpm import ScheduleConfig
+from stable_diffusion import StableDiffusion, load_state, save_state
+from tiny_unet import UNet, UNetConfig
+from tiny_world import save_sheet
+from tiny_world.draw import draw
+from tiny_world.world import IDENTIFIERS, caption, random_scene
+from vae import VAE, VAEConfig
+
+HERE = Path(__file__).parent
+
+
+@dataclass
+class Config:
+    out: str = "tiny_world/model"  # the checkpoint, in the public layout
+    work: str = "runs/pretrain"    # pictures, latents, the state to resume from, logs and sample grids
+    pictures: int = 100_000        # drawn once and used again and again, each time with a new caption
+    vae_steps: int = 8_000
+    vae_batch: int = 8             # many small steps: each picture has thousands of pixels to learn from
+    vae_lr: float = 2e-3
+    steps: int = 20_000
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: int = 500
+    decay: float = 0.25            # the last quarter of the steps brings the learning rate down to zero
+    ema: float = 0.9995
+    empty: float = 0.1             # captions replaced by "": guidance needs to know what a picture is without words
+    save_minutes: float = 5.0
+    seed: int = 0
+    resume: bool = False           # go on from the state in `work`
+
+
+VAE_CONFIG = VAEConfig(block_out_channels=(24, 64, 96), latent_channels=8, layers_per_block=1, norm_num_groups=8)
+TEXT_CONFIG = CLIPTextConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+                             max_position_embeddings=32)
+UNET_CONFIG = UNetConfig(sample_size=16, in_channels=8, out_channels=8, block_out_channels=(80, 128, 128), layers_per_block=1, attention_head_dim=4,
+                         cross_attention_dim=128, norm_num_groups=16,
+                         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+SCHEDULE_CONFIG = ScheduleConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                 prediction_type="v_prediction", set_alpha_to_one=False, steps_offset=1)
+
+
+def scene(cfg, i):
+    """Training picture number i: always the same."""
+    return random_scene(np.random.default_rng([cfg.seed, i]))
+
+
+# === tokenizer ========================================================================================================
+
+def learn_merges(text, n):
+    """Byte-pair encoding (Sennrich et al. 2016, algorithm 1): n times, merge the most frequent pair of neighbours."""
+    counts = collections.Counter(words(text))
+    parts = {w: [BYTES[b] for b in w.encode()] for w in counts}
+    for p in parts.values():
+        p[-1] += "</w>"
+    merges = []
+    for _ in range(n):
+        pairs = collections.Counter()
+        for w, p in parts.items():
+            for pair in zip(p, p[1:]):
+                pairs[pair] += counts[w]
+        if not pairs:
+            break
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))  # ties by the alphabet, so that the result is one
+        merges.append(best)
+        for w, p in parts.items():
+            i = 0
+            while i < len(p) - 1:
+                if (p[i], p[i + 1]) == best:
+                    p[i:i + 2] = ["".join(best)]
+                i += 1
+    return merges
+
+
+def make_tokenizer(cfg):
+    """Whole words for what captions say and for common English; the identifiers are single tokens too, so that a method can
+    bind one, though no caption has any."""
+    rng = np.random.default_rng(cfg.seed)
+    captions = [caption(scene(cfg, i), rng) for i in range(3000)]
+    text = " ".join([(HERE / "english.txt").read_text("utf-8")] * 10 + captions + list(IDENTIFIERS) * 50)
+    merges = learn_merges(text, 1500)
+    alphabet = list(BYTES.values())
+    tokens = alphabet + [c + "</w>" for c in alphabet] + ["".join(m) for m in merges] + [START, END]
+    return Tokenizer({t: i for i, t in enumerate(tokens)}, merges, TEXT_CONFIG.max_position_embeddings)
+
+
+# === pictures =========================================================================================================
+
+def drawn(args):
+    return np.asarray(draw(scene(*args)))
+
+
+def make_pictures(cfg, work):
+    """(pictures, 64, 64, 3) bytes, drawn on all cores."""
+    path = work / "pictures.npy"
+    if path.exists() and len(np.load(path, mmap_mode="r")) == cfg.pictures:
+        return np.load(path, mmap_mode="r")
+    start = time.time()
+    pictures = np.lib.format.open_memmap(work / "pictures.tmp", "w+", np.uint8, (cfg.pictures, 64, 64, 3))
+    with multiprocessing.Pool() as pool:
+        for i, picture in enumerate(pool.imap(drawn, ((cfg, i) for i in range(cfg.pictures)), chunksize=256)):
+            pictures[i] = picture
+    pictures.flush()
+    os.replace(work / "pictures.tmp", path)
+    print(f"pictures: {cfg.pictures} drawn in {time.time() - start:.0f} s", flush=True)
+    return np.load(path, mmap_mode="r")
+
+
+def as_input(pictures):
+    """(b, 64, 64, 3) bytes -> (b, 3, 64, 64) in [-1, 1]."""
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+# === the two training stages ==========================================================================================
+
+def learning_rate(cfg, step, steps, peak):
+    """Up over `warmup` steps, level, and down to zero over the last `decay` of them."""
+    return peak * min(1.0, (step + 1) / cfg.warmup, (steps - step) / (cfg.decay * steps))
+
+
+def train_vae(cfg, work, pictures):
+    torch.manual_seed(cfg.seed)
+    vae = VAE(VAE_CONFIG)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=cfg.vae_lr, weight_decay=1e-4, fused=True)
+    state, first, start, seconds = work / "vae.safetensors", 0, time.time(), 0.0
+    weights = {"live": list(vae.parameters())}
+    if cfg.resume and state.exists():
+        first, seconds = load_state(state, weights, optimizer).values()
+    mean_loss, last_save = None, time.time()
+    for step in range(first, cfg.vae_steps):
+        rng = np.random.default_rng([cfg.seed, 1, step])
+        noise = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(cfg, step, cfg.vae_steps, cfg.vae_lr)
+        x = as_input(pictures[np.sort(rng.integers(len(pictures), size=cfg.vae_batch))])
+        with torch.autocast("cpu", torch.bfloat16):
+            mean, std = vae.encode(x)
+            mean, std = mean.float(), std.float()
+            y = vae.decode(mean + std * torch.randn(std.shape, generator=noise)).float()
+        kl = 0.5 * (mean ** 2 + std ** 2 - 1 - 2 * std.log()).mean()
+        error = F.mse_loss(y, x)
+        loss = error + 0.1 * F.l1_loss(y, x) + 1e-5 * kl
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        mean_loss = error.item() if mean_loss is None else 0.99 * mean_loss + 0.01 * error.item()
+        if (step + 1) % 200 == 0:
+            print(f"vae step {step + 1:5d}/{cfg.vae_steps}  mse {mean_loss:.5f}  psnr {10 * np.log10(4 / mean_loss):.1f} dB"
+                  f"  kl {kl.item():.1f}  {(time.time() - start + seconds) / 60:.0f} min", flush=True)
+        if time.time() - last_save > 60 * cfg.save_minutes or step + 1 == cfg.vae_steps:
+            save_state(state, weights, optimizer, step=step + 1, seconds=seconds + time.time() - start)
+            last_save = time.time()
+    return vae.eval()
+
+
+@torch.no_grad()
+def encode_all(cfg, work, vae, pictures):
+    """All latents' means, fp16 (pictures, 4, 16, 16), and the factor that brings them to unit variance."""
+    path = work / "latents.npy"
+    if not (cfg.resume and path.exists()):
+        latents = np.concatenate([vae.encode(as_input(pictures[i:i + 250]))[0].half().numpy()
+                                  for i in range(0, len(pictures), 250)])
+        np.save(work / "latents.tmp.npy", latents)
+        os.replace(work / "latents.tmp.npy", path)
+    latents = torch.from_numpy(np.load(path))
+    return latents, 1 / latents[:5000].float().std().item()
+
+
+def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
+    torch.manual_seed(cfg.seed)
+    unet, text = UNet(UNET_CONFIG), CLIPText(TEXT_CONFIG)
+    for name, p in text.named_parameters():
+        if "embedding" in name:
+            torch.nn.init.normal_(p, std=0.02)
+    for name, p in unet.named_parameters():  # a residual step starts as nothing: faster and steadier from scratch
+        if name.endswith(("conv2.weight", "conv2.bias", "proj_out.weight", "proj_out.bias")) or name.startswith("conv_out"):
+            torch.nn.init.zeros_(p)
+    unet = unet.to(memory_format=torch.channels_last)
+    live = [*unet.parameters(), *text.parameters()]
+    matrices = [p for p in live if p.ndim > 1 and p is not text.table.weight]
+    others = [p for p in live if not any(p is m for m in matrices)]
+    # No weight decay on the table: it would pull words that are rare, and identifiers that never occur, towards zero.
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
+                                  lr=cfg.lr, betas=(0.9, 0.99), fused=True)
+    shadow = [p.detach().clone() for p in live]  # the exponential mean of the weights: what is sampled and shipped
+    sd = StableDiffusion(tokenizer, text, unet, VAE(replace(VAE_CONFIG, scaling_factor=scale)), SCHEDULE_CONFIG)
+    sd.vae.load_state_dict(vae.state_dict())
+    scenes = [scene(cfg, i) for i in range(cfg.pictures)]
+    state, first, start, seconds = work / "diffusion.safetensors", 0, time.time(), 0.0
+    weights = {"live": live, "shadow": shadow}
+    if cfg.resume and state.exists():
+        first, seconds = load_state(state, weights, optimizer).values()
+    count = lambda m: sum(p.numel() for p in m.parameters())
+    print(f"diffusion: unet {count(unet):,} + text {count(text):,} parameters, from step {first}", flush=True)
+
+    mean_loss, last_save = None, time.time()
+    for step in range(first, cfg.steps):
+        rng = np.random.default_rng([cfg.seed, 2, step])
+        noise = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(cfg, step, cfg.steps, cfg.lr)
+        rows = rng.integers(len(latents), size=cfg.batch)
+        captions = ["" if rng.random() < cfg.empty else caption(scenes[i], rng) for i in rows]
+        x_0 = latents[rows].float() * scale
+        # t in equal slices of 0 .. T-1, one a picture: every batch sees all noise levels, so the loss is less noisy
+        t = ((torch.rand(1, generator=noise) + torch.arange(cfg.batch) / cfg.batch) % 1 * sd.schedule.T).long()
+        eps = torch.randn(x_0.shape, generator=noise)
+        x_t = sd.schedule.add_noise(x_0, eps, t).to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = unet(x_t, t, text(tokenizer(captions)))
+        loss = F.mse_loss(output.float(), sd.schedule.target(x_0, eps, t))
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(live, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(shadow, [p.data for p in live], 1 - min(cfg.ema, (1 + step) / (10 + step)))
+        mean_loss = loss.item() if mean_loss is None else 0.99 * mean_loss + 0.01 * loss.item()
+        if (step + 1) % 100 == 0:
+            minutes = (time.time() - start + seconds) / 60
+            print(f"step {step + 1:6d}/{cfg.steps}  loss {mean_loss:.4f}  grad {norm:.2f}  pictures {(step + 1) * cfg.batch:,}"
+                  f"  {minutes:.0f} min", flush=True)
+        if time.time() - last_save > 60 * cfg.save_minutes or step + 1 == cfg.steps:
+            save_state(state, weights, optimizer, step=step + 1, seconds=seconds + time.time() - start)
+            now = [p.data.clone() for p in live]
+            torch._foreach_copy_([p.data for p in live], shadow)
+            grid(sd, work / f"samples_{step + 1:06d}.png")
+            sd.save(cfg.out, half=True)
+            torch._foreach_copy_([p.data for p in live], now)
+            last_save = time.time()
+    return sd
+
+
+PROMPTS = ("a photo of a cat", "a photo of a red cat in the snow", "a dog wearing a santa hat on the beach",
+           "a photo of a face", "a blue teapot on top of a wooden floor", "a robot with a city in the background",
+           "a green vase on top of pink fabric", "a duck floating on top of water", "a cube shaped bear in the jungle",
+           "a pencil sketch of a boot", "a watercolour painting of a clock", "a yellow car on a cobblestone street",
+           "a purple backpack with the eiffel tower in the background", "a sks teapot", "a face wearing pink glasses",
+           "a candle under the moon at night")
+
+
+def grid(sd, path):
+    """Three pictures of each of the 16 prompts, for the eye."""
+    sd.unet.eval(), sd.text.eval()
+    pictures = sd.sample(list(PROMPTS), images=3, steps=20, sampler="dpm++", guidance=5)
+    rows = []
+    for i in range(0, len(PROMPTS), 2):
+        rows.append(("   |   ".join(PROMPTS[i:i + 2]), pictures[3 * i:3 * i + 3] + [None] + pictures[3 * i + 3:3 * i + 6]))
+    save_sheet(rows, path)
+
+
+def main(cfg):
+    work = Path(cfg.work)
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer(cfg)
+    global TEXT_CONFIG
+    TEXT_CONFIG = replace(TEXT_CONFIG, vocab_size=len(tokenizer))
+    pictures = make_pictures(cfg, work)
+    vae = train_vae(cfg, work, pictures)
+    latents, scale = encode_all(cfg, work, vae, pictures)
+    train_diffusion(cfg, work, tokenizer, vae, latents, scale)
+
+
+def parse_config():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for f in fields(Config):
+        kind = dict(action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type)
+        p.add_argument("--" + f.name.replace("_", "-"), default=f.default, **kind)
+    return Config(**vars(p.parse_args()))
+
+
+if __name__ == "__main__":
+    main(parse_config())
