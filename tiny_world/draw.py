@@ -12,34 +12,23 @@ import argparse
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image
 
 from .figures import LAYER, figure
+from .scenery import scenery
+from .styles import stylise
 from .world import (ACCESSORIES, CLASSES, CONTEXTS, FINISHES, LIVE, PATTERNS, RARE_PATTERNS, STYLES, Pose, Scene,
                     random_identity, random_pose, random_scene)
 
-try:
-    from .scenery import scenery
-except ImportError:
-    def scenery(context, rng, size):
-        return Image.new("RGB", (size, size), (196, 204, 206))
-try:
-    from .styles import stylise
-except ImportError:
-    def stylise(image, style, rng, size):
-        return image.resize((size, size), Image.BOX)
-
-# One soft round shadow for everything, squeezed into place: computing a blur per picture would cost more than the
-# figure.
-_r = np.hypot(*np.mgrid[-1:1:64j, -1:1:64j])
-SHADOW = Image.fromarray((150 * np.clip(1.15 - _r, 0, 1) ** 0.8 * (_r < 1) * np.clip((1 - _r) * 3, 0,
-                                                                                     1)).astype(np.uint8))
+# One soft round shadow for everything, squeezed into place: a blur per picture would cost more than the figure.
+FAR = np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]).clip(0, 1)
+SHADOW = Image.fromarray((150 * (1.15 - FAR) ** 0.8 * np.clip(3 - 3 * FAR, 0, 1)).astype(np.uint8))
 
 
 def draw(scene, size=64):
     """The picture of a scene; the same scene always gives the same bytes."""
     rng = np.random.default_rng(scene.seed)
-    picture = scenery(scene.context, rng, LAYER).copy()
+    picture = scenery(scene.context, rng, LAYER)
     layer = figure(scene)
     x0, y0, x1, y1 = layer.getchannel("A").getbbox()
     wide = int((x1 - x0) * 1.04)
@@ -85,14 +74,13 @@ def main():
         rows = [[one(who, accessory=x, pose=random_pose(rng)) for who in some(cls, 2) for x in ("",) + ACCESSORIES]
                 for cls in LIVE]
     elif a.cubes:
-        rows = [[one(who, cube=True, pose=random_pose(rng) if i > 5 else Pose()) for i,
-                 who in enumerate(some(cls, 10))] for cls in CLASSES]
+        rows = [[one(who, cube=True, pose=random_pose(rng) if i > 5 else Pose()) for i, who in enumerate(some(cls, 10))]
+                for cls in CLASSES]
     elif a.finishes:
         rows = [[one(who, finish=f) for who in some(cls, 4) for f in ("",) + FINISHES] for cls in CLASSES]
     elif a.patterns:
         rows = [[one(replace(random_identity(a.first + i, cls), pattern=x)) for x in PATTERNS + RARE_PATTERNS
-                 for i in (1, 2)]
-                for cls in CLASSES if cls != "face"]
+                 for i in (1, 2)] for cls in CLASSES if cls != "face"]
     elif a.poses:
         rows = [[one(random_identity(a.first, cls), pose=random_pose(rng)) for _ in range(12)] for cls in CLASSES]
     elif a.random: rows = [[random_scene(rng) for _ in range(14)] for _ in range(10)]

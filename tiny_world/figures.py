@@ -2,8 +2,8 @@
 
 `figure(scene)` returns a transparent 192 x 192 layer, three times the size of the finished picture, so that the later
 reduction smooths every edge. Figures are drawn in local coordinates, x to the right and y up, standing on y = -1 and
-reaching to about y = 1; the `Pen` carries them through the pose onto the layer. Everything that makes an individual comes
-from its `Identity`, everything that changes from picture to picture from its `Pose`, and nothing from anywhere else.
+reaching to about y = 1; the `Pen` carries them through the pose onto the layer. What makes an individual comes from its
+`Identity`, what changes from picture to picture from its `Pose`, and nothing from anywhere else.
 
 Reading order: shapes, patterns, Pen, accessories, the live classes, the objects, finishes, `figure`.
 """
@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from .world import COLOURS, SKIN, TRAITS
 
 LAYER = 192   # width of the layer in pixels
-UNIT = 69     # pixels per local unit at scale 1: the figure is 2 units high
-MIDDLE = 100  # the row of y = 0, low enough that the figure stands on the ground
+UNIT = 68     # pixels per local unit at scale 1: the figure is 2 units high
+MIDDLE = 99  # the row of y = 0, low enough that the figure stands on the ground
 WHITE, DARK, STEEL, CREAM, GOLD = (250, 250, 248), (34, 30, 36), (190, 194, 202), (250, 240, 216), (240, 190, 60)
 EYES = ((88, 176, 84), (240, 186, 50), (86, 160, 236), (150, 92, 44))
 LEAF, PINK, BLUSH = (72, 142, 66), (255, 62, 160), (244, 150, 160)
@@ -210,8 +210,8 @@ class Pen:
         g = np.asarray(mask.reduce(3).filter(ImageFilter.BoxBlur(3)), np.float32) / 255
         slope = np.zeros_like(g)
         slope[2:-2, 2:-2] = g[4:, 4:] - g[:-4, :-4]
-        ramp = np.linspace(1, -1, g.shape[0], dtype=np.float32)[:, None] + np.linspace(1, -1, g.shape[1],
-                dtype=np.float32)
+        down, right = (np.linspace(1, -1, n, dtype=np.float32) for n in g.shape)
+        ramp = down[:, None] + right
         light = lit * (1 + puff * (0.20 * slope + 0.07 * ramp - 0.16 * (1 - g)))
         light = Image.fromarray((light * 128).clip(0, 255).astype(np.uint8)).resize((wide, high), Image.BILINEAR)
         light = np.asarray(light, np.float32)[..., None] / 128
@@ -235,7 +235,7 @@ class Pen:
         self.flat(oval(x - 0.32 * rx, y + 0.36 * r, 0.36 * r), WHITE)
 
     def box(self):
-        """The cube: draws front, top and side, returns centre and half width of the front (and sets `lid`, the top face)."""
+        """The cube: draws front, top (`lid`) and side, returns centre and half width of the front."""
         d, e, f = 0.36 + 0.1 * self.turn, 0.27, 0.6
         x, y = -0.5 * d, -0.4
         a, b, c = np.array([x - f, y + f]), np.array([x + f, y + f]), np.array([x + f, y - f])
@@ -301,7 +301,8 @@ def headwear(p, x, y, w, eyes=None, r=0.2):
         p.flat(hoop(x, y + 0.13, 0.77 * w, 0.09, 0.1), (120, 10, 24))
     elif p.worn == "santa hat":
         p.body(smooth([(x - 0.86 * w, y), (x - 0.55 * w, y + 0.36), (x + 0.1 * w, y + 0.66), (x + 0.75 * w, y + 0.52),
-                       (x + 1.12 * w, y + 0.22), (x + 0.74 * w, y + 0.3), (x + 0.86 * w, y), (x, y - 0.06)]), colour=(214, 28, 38))
+                       (x + 1.12 * w, y + 0.22), (x + 0.74 * w, y + 0.3), (x + 0.86 * w, y),
+                       (x, y - 0.06)]), colour=(214, 28, 38))
         p.body(pad(x - 1.04 * w, y - 0.13, x + 1.04 * w, y + 0.1, power=3), colour=WHITE)
         p.body(oval(x + 1.14 * w, y + 0.2, 0.15), colour=WHITE)
     elif p.worn == "black top hat":
@@ -445,9 +446,10 @@ def dog(p, t):
             p.body(smooth(ear), colour=None, lit=0.86)
         else:
             out = 0.26 if kind == 1 else 0.1
-            p.body(stroke([(ex - s * 0.12, ey0 + 0.08), (ex + s * out, ey0 - 0.06), (ex + s * (out + 0.02),
-                    ey0 - long)],
-                          0.1, 0.17), **({"colour": p.part} if t.marking > 0.7 and p.part else {"lit": 0.78}))
+            ear = stroke([(ex - s * 0.12, ey0 + 0.08), (ex + s * out, ey0 - 0.06), (ex + s * (out + 0.02), ey0 - long)],
+                         0.1, 0.17)
+            second = t.marking > 0.7 and p.part
+            p.body(ear, colour=p.part if second else None, lit=1.0 if second else 0.78)
     for ex, ey in eyes: p.eye(ex, ey, r, mix(pick(t.eyes * 4 % 1, EYES), WHITE, 0.25), 0.7)
     m, sy = 0.2 + 0.08 * t.detail, mid - 0.2
     p.flat(oval(f, sy - 0.2, 0.09, 0.15), (236, 96, 116), edge=DARK)
@@ -493,10 +495,10 @@ def face(p, t):
         p.body(torso, colour=YELLOW if p.worn == "yellow shirt" else top)
         shirt(p, torso, collar=(0, -0.7, 0.3))
         for s in (-1, 1): p.body(oval(x + s * w, y - 0.04, 0.11, 0.15))
-        square = 0.62 + 0.24 * t.jaw
+        square = 0.68 + 0.24 * t.jaw
         p.body(smooth([(x - w, y + 0.1), (x - w * 0.8, y + h * 0.78), (x, y + h), (x + w * 0.8, y + h * 0.78),
-                       (x + w, y + 0.1),
-                       (x + w * (square + 0.06), y - h * 0.62), (x + 0.4 * w, y - h), (x - 0.4 * w, y - h), (x - w * (square + 0.06), y - h * 0.62)]))
+                       (x + w, y + 0.1), (x + w * square, y - h * 0.62), (x + 0.4 * w, y - h), (x - 0.4 * w, y - h),
+                       (x - w * square, y - h * 0.62)]))
         if cut in (1, 6):
             cap = [(-1.03, 0.16), (-1.0, 0.62), (-0.5, 1.06), (0.2, 1.12), (0.9, 0.8), (1.03, 0.16), (0.8, 0.5),
                    (0.1, 0.62), (-0.7, 0.52)]
@@ -512,9 +514,9 @@ def face(p, t):
     eyes = [(f - gap, ey), (f + gap, ey)]
     if t.beard > 0.84:
         p.body(smooth([(x - w * 0.94, y0 - 0.16), (f - 0.2, y0 - 0.3), (f + 0.2, y0 - 0.3), (x + w * 0.94, y0 - 0.16),
-                                      (x + w * 0.72, y0 - h * 0.9), (x,
-                                              y0 - h * (1.12 - 0.1 * p.cube)), (x - w * 0.72, y0 - h * 0.9)]),
-                                              colour=hair, edge=hair_ink)
+                       (x + w * 0.72, y0 - h * 0.9), (x, y0 - h * (1.12 - 0.1 * p.cube)),
+                       (x - w * 0.72, y0 - h * 0.9)]),
+               colour=hair, edge=hair_ink)
     for (ex, ey), s in zip(eyes, (-1, 1)):
         p.flat(oval(ex, ey, r * 1.25, r), WHITE, edge=DARK)
         p.flat(oval(ex + 0.25 * r * p.turn, ey, r * 0.78), iris)
@@ -614,9 +616,8 @@ def bear(p, t):
 def duck(p, t):
     # part: bill length; kind: tuft none, curl, mohawk or crest; eyes: size; detail: wing size; trim: bill colour;
     # stance: head forward to back; marking: none, cheek, neck ring or wing colour; width: length; height: neck
-    bill = pick(t.trim, ((248, 146, 28), (252, 196, 40), (236, 96, 40)))
-    if p.who.colour in ("orange", "yellow", "red"):
-        bill = (250, 206, 52) if p.who.colour == "red" else (236, 84, 30) if p.who.colour == "yellow" else (252, 222, 80)
+    clear = {"orange": (252, 222, 80), "yellow": (236, 84, 30), "red": (250, 206, 52)}  # a bill that can be told apart
+    bill = clear.get(p.who.colour) or pick(t.trim, ((248, 146, 28), (252, 196, 40), (236, 96, 40)))
     w, r = 0.7 + 0.14 * t.width, 0.36 + 0.08 * t.height
     if p.cube:
         x, y, r = p.box()
@@ -767,7 +768,7 @@ def teapot(p, t):
     x, small = 0.04 * p.turn, p.part if t.trim > 0.4 else None
     w, h = 0.48 + 0.1 * t.width, 0.42 + 0.12 * t.height
     kind = int(t.kind * 4)
-    w, h = (w, h) if kind == 0 else (w + 0.06, h - 0.06) if kind == 1 else (w - 0.08, h + 0.1) if kind == 2 else (w, h + 0.04)
+    w, h = ((w, h), (w + 0.06, h - 0.06), (w - 0.08, h + 0.1), (w, h + 0.04))[kind]
     foot = 0.05 + 0.1 * t.stance
     y = -1 + foot + h
     if p.cube:
@@ -1055,7 +1056,8 @@ def boot(p, t):
         p.body(pad(toe - 0.06, -1.0 + heel * 0.5, x + w + 0.05, -0.72, power=5), colour=sole)
         p.body(smooth([(x - w, top), (x - w * 0.9, -0.05), (x - w - 0.1, -0.24), (toe + 0.2, -0.36), (toe, -0.6),
                        (toe, -0.8), (toe + 0.3, -0.82),
-                       (x, -0.82), (x + w, -0.82), (x + w + 0.03, -0.5), (x + w * 0.9, -0.1), (x + w, top), (x, top + 0.03)]))
+                       (x, -0.82), (x + w, -0.82), (x + w + 0.03, -0.5), (x + w * 0.9, -0.1), (x + w, top),
+                       (x, top + 0.03)]))
         if t.marking > 0.6:
             p.body(smooth([(toe + 0.36, -0.4), (toe + 0.16, -0.38), (toe, -0.6), (toe, -0.8), (toe + 0.4, -0.81),
                            (toe + 0.46, -0.6)]), colour=p.part)
@@ -1098,7 +1100,8 @@ def sneaker(p, t):
     p.body(stroke([(0.02, high - 0.06), (-0.08, high + 0.2)], 0.14), lit=0.88)
     p.body(smooth([(0.06, high), (-0.1, high - 0.12), (-0.38, -0.38), (-0.66, -0.46 + bulk), (toe, -0.62 + bulk),
                    (toe + 0.02, -0.86), (0, -0.88),
-                   (0.8, -0.86), (0.86, -0.5), (0.78, high - 0.12), (0.84, high + 0.12), (0.7, high + 0.1), (0.4, high - 0.08)]))
+                   (0.8, -0.86), (0.86, -0.5), (0.78, high - 0.12), (0.84, high + 0.12), (0.7, high + 0.1),
+                   (0.4, high - 0.08)]))
     p.flat(smooth([(0.1, high - 0.02), (0.4, high - 0.1), (0.72, high + 0.04), (0.4, high - 0.02)]),
            mix(p.first, DARK, 0.7))
     if t.detail > 0.3:
@@ -1279,9 +1282,8 @@ def wet(layer, rng):
     return layer
 
 
-DRAW = {"cat": cat, "dog": dog, "face": face, "bear": bear, "duck": duck, "robot": robot, "teapot": teapot,
-        "vase": vase,
-        "bowl": bowl, "can": can, "candle": candle, "clock": clock, "boot": boot, "sneaker": sneaker, "backpack": backpack, "car": car}
+DRAW = {f.__name__: f for f in (cat, dog, face, bear, duck, robot, teapot, vase, bowl, can, candle, clock, boot,
+                                sneaker, backpack, car)}
 
 
 def figure(scene):

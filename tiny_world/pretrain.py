@@ -41,12 +41,12 @@ class Config:
     out: str = "tiny_world/model"  # the checkpoint, in the public layout
     work: str = "runs/pretrain"    # pictures, latents, the state to resume from, logs and sample grids
     pictures: int = 100_000        # drawn once and used again and again, each time with a new caption
-    vae_steps: int = 8_000
+    vae_steps: int = 6_400
     vae_batch: int = 8             # many small steps: each picture has thousands of pixels to learn from
     vae_lr: float = 2e-3
     steps: int = 20_000
     batch: int = 64
-    lr: float = 1e-3
+    lr: float = 8e-4
     warmup: int = 500
     decay: float = 0.25            # the last quarter of the steps brings the learning rate down to zero
     ema: float = 0.9995

@@ -26,6 +26,7 @@ COLOURS = {  # the colour words, far enough apart that none is mistaken for anot
     "black": (46, 44, 50), "white": (242, 240, 234), "grey": (148, 148, 152),
 }
 SKIN = ((250, 220, 196), (236, 190, 154), (208, 152, 112), (160, 108, 72), (98, 64, 46))  # natural faces, light to dark
+FACE_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "grey")  # of faces that are not natural
 HAIR = ("black", "brown", "yellow", "orange", "grey", "white")
 
 PATTERNS = ("plain", "stripes", "spots", "patches", "band")
@@ -52,6 +53,7 @@ CONTEXTS = {  # name: the phrases that say it, the benchmark's own first
     "road": ("on top of a dirt road",),
     "night": ("under the moon at night",),
 }
+NEAR = ({"black", "purple"}, {"black", "brown"}, {"grey", "white"}, {"red", "brown"}, {"red", "orange"}, {"red", "pink"})  # hard to tell at 64 px
 ACCESSORIES = ("red hat", "santa hat", "rainbow scarf", "black top hat", "pink glasses", "yellow shirt")
 STYLES = ("photo", "pencil sketch", "oil painting", "pixel art", "watercolour painting")
 FINISHES = ("shiny", "wet")
@@ -68,7 +70,7 @@ TRAITS = {
 class Identity:
     """An individual: what must stay the same from picture to picture."""
     cls: str
-    colour: str        # body colour, a key of COLOURS; for a face "skin" (natural) or a key of COLOURS
+    colour: str        # body colour, a key of COLOURS; for a face "skin" (natural) or one of FACE_COLOURS
     second: str        # colour of the pattern and the small parts; for a face its hair
     pattern: str       # of PATTERNS or RARE_PATTERNS; always "plain" for a face
     traits: tuple      # 12 floats in [0, 1], named by TRAITS[cls]
@@ -82,7 +84,7 @@ class Identity:
 class Pose:
     """How the individual is seen: free to change from picture to picture."""
     x: float = 0.0      # shift of the centre, in half picture widths
-    y: float = 0.0
+    y: float = 0.0      # upwards
     scale: float = 1.0  # 1 fills about three quarters of the picture's height
     tilt: float = 0.0   # degrees, counter-clockwise
     turn: float = 0.0   # -1 .. 1, a head looking left or right; an object shows more of one side
@@ -109,9 +111,11 @@ def random_identity(seed, cls, rare=False):
     names = list(COLOURS)
     traits = tuple(float(u) for u in rng.random(12))
     if cls == "face":
-        colour = "skin" if rng.random() < 0.75 else names[rng.integers(len(names))]
+        colour = "skin" if rng.random() < 0.75 else FACE_COLOURS[rng.integers(len(FACE_COLOURS))]
         return Identity(cls, colour, HAIR[rng.integers(len(HAIR))], "plain", traits)
     first, second = rng.choice(len(names), 2, replace=False)
+    while {names[first], names[second]} in NEAR:
+        second = rng.choice([i for i in range(len(names)) if i != first])
     pattern = RARE_PATTERNS[rng.integers(len(RARE_PATTERNS))] if rare else PATTERNS[rng.integers(len(PATTERNS))]
     return Identity(cls, names[first], names[second], pattern, traits)
 

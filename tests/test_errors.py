@@ -1,0 +1,470 @@
+"""Bad input. What only the user can put right ends in one line that says what, where and what to do; nothing is half done.
+
+And input that merely looks odd: the spellings that public checkpoints have for one and the same model.
+"""
+import errno
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import stable_diffusion
+from stable_diffusion import StableDiffusion, UserError, pick_device, read_config
+from tiny_unet import UNetConfig
+
+UNET, VAE, TEXT = ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
+                   "text_encoder/model.safetensors")
+
+
+def message(folder):
+    """What from_pretrained has to say against a folder; one line."""
+    with pytest.raises(UserError) as error:
+        StableDiffusion.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def change_json(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def change_tensors(path, change):
+    tensors = change(load_file(path))
+    path.unlink()
+    save_file({n: t.contiguous() for n, t in tensors.items()}, path, {"format": "pt"})
+
+
+def difference(a, b):
+    """The largest difference between the weights of two models."""
+    pairs = [(m.state_dict(), n.state_dict()) for m, n in ((a.unet, b.unet), (a.vae, b.vae), (a.text, b.text))]
+    assert all(x.keys() == y.keys() for x, y in pairs)
+    return max((x[n] - y[n]).abs().max() for x, y in pairs for n in x)
+
+
+@pytest.fixture(scope="module")
+def sd(sd15_folder):
+    return StableDiffusion.from_pretrained(sd15_folder)
+
+
+# === a folder that is no model ========================================================================================
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere/model", "/nowhere/model", "a/b/c", "~/nowhere", Path("nowhere"),
+                                  Path("/nowhere/model")], ids=repr)
+def test_a_folder_that_does_not_exist_is_named(name):
+    assert f"--model {name}: there is no such folder" in message(name)
+
+
+@pytest.mark.parametrize("name", ["v1-5-pruned.ckpt", "model.safetensors"])
+def test_a_single_file_is_refused_with_what_is_wanted_instead(tmp_path, name):
+    for path in (tmp_path / name, str(tmp_path / name)):
+        assert "single file" in message(path) and "folder layout of diffusers" in message(path), "not there"
+    (tmp_path / name).write_bytes(b"weights")
+    assert "single file" in message(tmp_path / name), "there"
+
+
+def test_a_folder_that_is_no_model_is_told_what_is_missing(tmp_path):
+    assert f"{tmp_path / 'unet' / 'config.json'} is missing" in message(tmp_path)
+
+
+def test_missing_weights_are_named_with_what_is_there(sd15_folder, altered):
+    folder = altered(sd15_folder, "unet")
+    (folder / UNET).unlink()
+    assert f"{folder / 'unet'} has no diffusion_pytorch_model.safetensors; there is config.json" in message(folder)
+
+
+class Bomb:
+    """A pickle that does something when it is loaded: any .bin or .ckpt file can."""
+
+    def __reduce__(self):
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.ckpt"])
+def test_a_pickle_is_never_loaded(sd15_folder, altered, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    folder = altered(sd15_folder, "unet")
+    (folder / UNET).unlink()
+    torch.save(Bomb(), folder / "unet" / name)
+    assert f"{name} (.bin and .ckpt files are pickles and are not loaded)" in message(folder)
+    assert not (tmp_path / "exploded").exists()
+    torch.load(folder / "unet" / name, weights_only=False)
+    assert (tmp_path / "exploded").exists(), "it would have"
+
+
+@pytest.mark.parametrize("size", [0, 4, 1000, 5_000_000])
+def test_a_truncated_file_is_named(sd15_folder, altered, size):
+    """The usual end of a download by hand."""
+    folder = altered(sd15_folder, "unet")
+    os.truncate(folder / UNET, size)
+    assert f"{folder / UNET} is damaged or cut short" in message(folder) and "fetch it again" in message(folder)
+
+
+def test_a_missing_an_unexpected_and_a_misshapen_tensor_are_named(sd15_folder, altered):
+    folder = altered(sd15_folder, "unet")
+
+    def change(tensors):
+        del tensors["conv_out.bias"]
+        return tensors | {"conv_in.weight": torch.zeros(16, 5, 3, 3), "lora.weight": torch.zeros(1)}
+    change_tensors(folder / UNET, change)
+    text = message(folder)
+    assert str(folder / "unet") in text and "does not fit its config.json" in text
+    assert "conv_out.bias is missing" in text and "lora.weight is unexpected" in text
+    assert "conv_in.weight is [16, 5, 3, 3] and should be [16, 4, 3, 3]" in text
+
+
+def test_many_misfits_are_counted_and_not_listed(sd15_folder, altered):
+    """An SD 2 text encoder beside an SD 1 config: one line all the same."""
+    folder = altered(sd15_folder, "text_encoder")
+    change_tensors(folder / TEXT, lambda tensors: {n: t.repeat(*[2] * t.ndim) for n, t in tensors.items()})
+    assert "and 33 more" in message(folder) and len(message(folder)) < 500 + 2 * len(str(folder))
+
+
+# === config.json ======================================================================================================
+
+@pytest.mark.parametrize("part, key, value", [
+    ("unet", "moon_phase", "full"), ("unet", "act_fn", "gelu"), ("unet", "class_embed_type", "timestep"),
+    ("unet", "down_block_types", ["AttnDownBlock2D"] * 4), ("unet", "mid_block_type", "UNetMidBlock2D"),
+    ("unet", "addition_embed_type", "text_time"), ("unet", "transformer_layers_per_block", [1, 2, 10, 1]),
+    ("vae", "use_quant_conv", False), ("vae", "shift_factor", 0.1), ("vae", "moon_phase", None),
+    ("text_encoder", "hidden_act", "relu"), ("text_encoder", "model_type", "t5"), ("text_encoder", "dropout", 0.1)])
+def test_a_setting_that_we_would_not_obey_is_refused_by_name(sd15_folder, altered, part, key, value):
+    """A setting passed over in silence is a picture that is wrong in silence."""
+    folder = altered(sd15_folder, part)
+    change_json(folder / part / "config.json", **{key: value})
+    text = message(folder)
+    assert str(folder / part / "config.json") in text and f'"{key}"' in text
+    shown = value[-2] if isinstance(value, list) else value
+    assert str(shown) in text or json.dumps(shown) in text
+
+
+@pytest.mark.parametrize("key, value", [
+    ("prediction_type", "sample"), ("beta_schedule", "squaredcos_cap_v2"), ("thresholding", True), ("moon_phase", "full"),
+    ("rescale_betas_zero_snr", True), ("timestep_spacing", "odd"), ("clip_sample", True)])
+def test_a_schedule_that_we_would_not_obey_is_refused_by_name(sd15_folder, altered, key, value):
+    folder = altered(sd15_folder, "scheduler")
+    change_json(folder / "scheduler" / "scheduler_config.json", **{key: value})
+    text = message(folder)
+    assert "scheduler_config.json" in text and f'"{key}"' in text and (str(value) in text or json.dumps(value) in text)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"sample_size": 8', "not json", "[1, 2]", "null", '"text"'], ids=repr)
+@pytest.mark.parametrize("path", ["unet/config.json", "scheduler/scheduler_config.json"])
+def test_broken_json_is_named(sd15_folder, altered, path, text):
+    folder = altered(sd15_folder, path.split("/")[0])
+    (folder / path).write_text(text)
+    assert str(folder / path) in message(folder)
+
+
+@pytest.mark.parametrize("part, key, value", [
+    ("unet", "sample_size", "64"), ("unet", "sample_size", None), ("unet", "block_out_channels", 320),
+    ("unet", "norm_num_groups", 5), ("unet", "norm_num_groups", 0), ("unet", "block_out_channels", []),
+    ("vae", "block_out_channels", "wide"), ("vae", "scaling_factor", None), ("text_encoder", "num_hidden_layers", "two"),
+    ("text_encoder", "hidden_size", None), ("unet", "attention_head_dim", [8, 8])])
+def test_a_setting_of_the_wrong_kind_is_an_error_and_no_traceback(sd15_folder, altered, part, key, value):
+    folder = altered(sd15_folder, part)
+    change_json(folder / part / "config.json", **{key: value})
+    assert str(folder / part) in message(folder)
+
+
+@pytest.mark.parametrize("change, expected", [
+    (lambda folder: shutil.rmtree(folder), "neither is here"),
+    (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be used"),
+    (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be used"),
+    (lambda folder: (folder / "tokenizer.json").write_text("[]"), "cannot be used"),
+    (lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff\xfe"), "cannot be used")])
+def test_a_tokenizer_that_cannot_be_read_is_named(sd15_folder, altered, change, expected):
+    folder = altered(sd15_folder, "tokenizer")
+    change(folder / "tokenizer")
+    assert str(folder / "tokenizer") in message(folder) and expected in message(folder)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_text_encoder_has_rows_is_refused(sd15_folder, altered):
+    folder = altered(sd15_folder, "text_encoder")
+    change_json(folder / "text_encoder" / "config.json", vocab_size=1000)
+    change_tensors(folder / TEXT, lambda tensors: {n: t[:1000] if "token_embedding" in n else t for n, t in tensors.items()})
+    assert "49408" in message(folder) and "1000" in message(folder)
+
+
+# === spellings of one and the same model ==============================================================================
+
+def test_shards_with_an_index_load(sd15_folder, altered, sd):
+    folder = altered(sd15_folder, "unet")
+    tensors = load_file(folder / UNET)
+    names = {n: f"diffusion_pytorch_model-0000{i % 2 + 1}-of-00002.safetensors" for i, n in enumerate(sorted(tensors))}
+    (folder / UNET).unlink()
+    for name in set(names.values()):
+        save_file({n: t for n, t in tensors.items() if names[n] == name}, folder / "unet" / name)
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": names}))
+    assert difference(StableDiffusion.from_pretrained(folder), sd) == 0
+    (folder / "unet" / name).unlink()
+    assert name in message(folder), "a shard that is missing is named"
+    index.write_text("{}")
+    assert str(index) in message(folder), "so is an index that says nothing"
+
+
+def test_a_folder_with_fp16_weights_only_loads_in_fp32(sd15_folder, tmp_path, sd):
+    folder = tmp_path / "half"
+    shutil.copytree(sd15_folder, folder)
+    for path in (UNET, VAE, TEXT):
+        change_tensors(folder / path, lambda tensors: {n: t.half() for n, t in tensors.items()})
+        (folder / path).rename(folder / path.replace(".safetensors", ".fp16.safetensors"))
+    loaded = StableDiffusion.from_pretrained(folder)
+    assert loaded.unet.conv_in.weight.dtype == torch.float32
+    assert 0 < difference(loaded, sd) < 1e-2
+    assert (loaded.unet.conv_in.weight - sd.unet.conv_in.weight.half().float()).abs().max() == 0
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_the_vaes_attention_loads_under_its_old_names(sd15_folder, altered, sd, convolution):
+    """diffusers renamed it in 2023; SD 1.5's file still has the old names. Older still, it was a 1x1 convolution."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def change(tensors):
+        renamed = {}
+        for name, tensor in tensors.items():
+            for new in old if "mid_block.attentions" in name else ():
+                if f".{new}." in name:
+                    name = name.replace(f".{new}.", f".{old[new]}.")
+                    tensor = tensor[:, :, None, None] if convolution and tensor.ndim == 2 else tensor
+            renamed[name] = tensor
+        assert len(renamed.keys() - tensors.keys()) == 16
+        return renamed
+    folder = altered(sd15_folder, "vae")
+    change_tensors(folder / VAE, change)
+    assert difference(StableDiffusion.from_pretrained(folder), sd) == 0
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+@pytest.mark.parametrize("positions", [False, True])
+def test_the_text_encoder_loads_with_and_without_its_prefix_and_position_ids(sd15_folder, altered, sd, prefix, positions):
+    def change(tensors):
+        tensors = {prefix + n.removeprefix("text_model."): t for n, t in tensors.items()}
+        return tensors | ({prefix + "embeddings.position_ids": torch.arange(77)[None]} if positions else {})
+    folder = altered(sd15_folder, "text_encoder")
+    change_tensors(folder / TEXT, change)
+    assert difference(StableDiffusion.from_pretrained(folder), sd) == 0
+
+
+@pytest.mark.parametrize("kind", ["sd15_folder", "sd21_folder"])
+def test_a_tokenizer_in_one_file_encodes_as_the_one_in_several_and_as_transformers(kind, request, altered):
+    """Whatever fills SD 2's prompts, "!", is one token of its own wherever it stands in a prompt."""
+    from transformers import CLIPTokenizer
+    source = request.getfixturevalue(kind)
+    folder = altered(source, "tokenizer")
+    reference = CLIPTokenizer.from_pretrained(source / "tokenizer")
+    one = StableDiffusion.from_pretrained(source).tokenizer
+    assert (source / "tokenizer" / "tokenizer.json").exists() and not (source / "tokenizer" / "vocab.json").exists()
+    shutil.rmtree(folder / "tokenizer")
+    one.save(folder / "tokenizer")
+    several = StableDiffusion.from_pretrained(folder).tokenizer
+    for prompt in ("a photo of a cat", "", "Zürich's 3 teapots, 100%", "wow! a cat!!", "日本 🙂", "x " * 90):
+        expected = reference(prompt, padding="max_length", max_length=77, truncation=True).input_ids
+        assert one(prompt)[0].tolist() == expected and several(prompt)[0].tolist() == expected, prompt
+
+
+@pytest.mark.parametrize("kind", ["sd15_folder", "sd21_folder"])
+def test_a_transformers_ends_may_be_convolutions_or_linear_layers(kind, request, altered):
+    """SD 1's file has [c, c, 1, 1], SD 2's [c, c]: the same numbers, in a file of either model."""
+    source = request.getfixturevalue(kind)
+    folder = altered(source, "unet")
+
+    def change(tensors):
+        return {n: t.reshape(t.shape[:2] if t.ndim == 4 else [*t.shape, 1, 1])
+                if n.endswith(("proj_in.weight", "proj_out.weight")) else t for n, t in tensors.items()}
+    before = load_file(folder / UNET)
+    change_tensors(folder / UNET, change)
+    assert sum(t.shape != before[n].shape for n, t in load_file(folder / UNET).items()) == 32
+    assert difference(StableDiffusion.from_pretrained(folder), StableDiffusion.from_pretrained(source)) == 0
+
+
+@pytest.mark.parametrize("version, expected", [("0.2.2", 64), ("0.6.0", 64), ("0.8.1", 64), (None, 64), ("0.9.0", 32),
+                                               ("0.10.0.dev0", 32), ("1.0.0", 32)])
+def test_a_sample_size_of_32_in_an_old_config_means_64(tmp_path, version, expected):
+    """The first files were saved with 32 in them by mistake; diffusers reads that as 64, so 512 pixels, and so do we."""
+    values = {"sample_size": 32} | ({"_diffusers_version": version} if version else {})
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert read_config(UNetConfig, tmp_path / "config.json").sample_size == expected
+
+
+# === a request that cannot be met =====================================================================================
+
+def test_a_prompt_that_is_too_long_is_drawn_and_the_user_told_what_was_lost(sd, capsys):
+    pictures = sd.sample("cat " * 75 + "on a red house", steps=1, size=16)
+    assert capsys.readouterr().err == 'the prompt is longer than 75 tokens; lost: "on a red house"\n'
+    assert pictures[0].size == (16, 16)
+    sd.sample("cat " * 75, steps=1, size=16)
+    assert capsys.readouterr().err == "", "75 is not too long"
+
+
+@pytest.mark.parametrize("how, expected", [
+    (dict(size=20), "multiples of 8"), (dict(size=(64, 20)), "multiples of 8"), (dict(size=8), "16 or more"),
+    (dict(size=0), "16 or more"), (dict(size=-64), "16 or more"), (dict(sampler="euler"), 'no sampler "euler"'),
+    (dict(steps=0), "1 to 1000, not 0"), (dict(steps=-1), "1 to 1000, not -1"), (dict(steps=1001), "not 1001"),
+    (dict(images=0), "images"), (dict(prompts=[]), "prompt")], ids=str)
+def test_a_picture_that_cannot_be_drawn_is_refused_before_any_work(sd, how, expected):
+    with pytest.raises(UserError) as error:
+        sd.sample(**{"prompts": "x", "steps": 1, "size": 16} | how)
+    assert expected in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_cuda_is_refused_and_auto_is_the_cpu():
+    assert pick_device("auto") == pick_device("cpu") == "cpu"
+    with pytest.raises(UserError, match="--device cuda is not there.*cpu always is"):
+        pick_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "cuda:99", "cpu:x", "meta"])
+def test_a_device_that_is_none_is_refused(name):
+    with pytest.raises(UserError, match=f"--device {name}"):
+        pick_device(name)
+
+
+# === the command ======================================================================================================
+
+def left(tmp_path):
+    return sorted(p.name for p in (tmp_path / "place").rglob("*"))
+
+
+def test_a_refusal_is_one_line_and_status_2_and_leaves_nothing(command, refused, tmp_path):
+    assert refused(command("x", "--model", "nowhere")) == "error: --model nowhere: there is no such folder"
+    assert left(tmp_path) == []
+
+
+@pytest.fixture
+def main(sd15_folder, tmp_path, monkeypatch, capsys):
+    """main("--size", 20): the command in this process, with a small model and one step; its status and stderr's lines."""
+    def run(*arguments):
+        (tmp_path / "place").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "place")
+        small = ["x", "--model", sd15_folder, "--sampling-steps", 1, "--size", 16, "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["stable_diffusion.py", *map(str, small), *map(str, arguments)])
+        status = 0
+        try:
+            stable_diffusion.run(stable_diffusion.main)
+        except SystemExit as end:
+            status = end.code
+        lines = [line for line in capsys.readouterr().err.split("\n") if line and "\r" not in line]
+        return status, lines
+    return run
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (("--size", 20), "multiples of 8"), (("--size", 0), "16 or more"), (("--sampling-steps", 0), "1 to 1000"),
+    (("--device", "nonsense"), "--device nonsense"), (("--images", 0), "--images 0"), (("--seed", 2 ** 64), "--seed"),
+    (("--out", "x"), "--out x"), (("--out", "x.docx"), "--out x.docx"), (("--out", "x.psd"), "--out x.psd"),
+    (("--out", ""), "--out"), (("--model", "model.ckpt"), "single file")], ids=str)
+def test_bad_arguments_are_one_line_and_status_2_and_leave_nothing(main, tmp_path, arguments, expected):
+    """.psd: Pillow can read it but not write it."""
+    status, lines = main(*arguments)
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("error: ") and expected in lines[0]
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("arguments", [("--sampler", "euler"), ("--sampling-steps", "many"), ("--dtype", "int8")], ids=str)
+def test_what_argparse_refuses_is_named(main, tmp_path, arguments):
+    status, lines = main(*arguments)
+    assert status == 2 and arguments[0] in lines[-1] and arguments[1] in lines[-1] and left(tmp_path) == []
+
+
+def test_the_small_model_draws(main, tmp_path):
+    """So that the refusals above are refusals of what they name."""
+    assert main("--images", 2, "--out", "deep/er/x.jpg") == (0, [])
+    assert left(tmp_path) == ["deep", "er", "x-1.jpg", "x-2.jpg"]
+    assert Image.open(tmp_path / "place" / "deep" / "er" / "x-1.jpg").size == (16, 16)
+
+
+@pytest.mark.parametrize("out", ["file/x.png", "file/deeper/x.png", "folder.png"])
+def test_an_out_that_cannot_be_written_is_one_line(main, tmp_path, out):
+    """(A folder without write permission would be the usual case, but for root there is none.)"""
+    place = tmp_path / "place"
+    (place / "folder.png").mkdir(parents=True)
+    (place / "file").write_text("no folder")
+    status, lines = main("--out", out)
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("error: ") and out.split("/")[0] in lines[0]
+    assert left(tmp_path) == ["file", "folder.png"] and (place / "file").read_text() == "no folder"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(main, tmp_path):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "x.png").symlink_to("/dev/full")
+    status, lines = main("--out", "x.png")
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("error: ") and "No space left" in lines[0]
+
+
+# === half-written results =============================================================================================
+
+def failing(function, call, error):
+    """`function`, but the `call`-th call fails with a half-written file behind it."""
+    calls = []
+
+    def wrapped(*arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) != call:
+            return function(*arguments, **keywords)
+        if function is save_file:
+            Path(arguments[1]).write_bytes(b"half")
+        raise error
+    return wrapped
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_save_that_fails_leaves_the_earlier_save_whole(sd, tmp_path, monkeypatch, call):
+    """The disk fills up in the middle of a checkpoint, at three in the morning: yesterday's must still be there."""
+    sd.save(tmp_path / "model")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(stable_diffusion, "save_file", failing(save_file, call, full))
+    with pytest.raises(UserError, match="could not be written.*No space left"):
+        sd.save(tmp_path / "model")
+    with pytest.raises(UserError, match="could not be written.*No space left"):
+        monkeypatch.setattr(stable_diffusion, "save_file", failing(save_file, call, full))
+        sd.save(tmp_path / "other")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert difference(StableDiffusion.from_pretrained(tmp_path / "model"), sd) == 0
+    assert list(tmp_path.rglob("*.partial")) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBUSY, "Device or resource busy"), KeyboardInterrupt()], ids=repr)
+def test_a_save_that_fails_at_its_last_step_leaves_the_earlier_save_whole(sd, tmp_path, monkeypatch, error):
+    """Three renames write the weights; the fourth moves the old folder away, the fifth puts the new one in its place."""
+    sd.save(tmp_path / "model")
+    with monkeypatch.context() as patch:
+        patch.setattr(stable_diffusion.os, "replace", failing(os.replace, 5, error))
+        with pytest.raises((UserError, KeyboardInterrupt)):
+            sd.save(tmp_path / "model")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert difference(StableDiffusion.from_pretrained(tmp_path / "model"), sd) == 0
+
+
+def test_a_save_that_is_interrupted_leaves_no_partial_file(sd, tmp_path, monkeypatch):
+    """Ctrl-C while an adapter is being written."""
+    monkeypatch.setattr(stable_diffusion, "save_file", failing(save_file, 1, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        stable_diffusion.save_tensors({"a": torch.zeros(3)}, tmp_path / "lora.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_tensors_replaces_a_file_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    stable_diffusion.save_tensors({"a": torch.zeros(3)}, tmp_path / "deep" / "lora.safetensors")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(stable_diffusion, "save_file", failing(save_file, 1, full))
+    with pytest.raises(UserError, match="lora.safetensors could not be written.*No space left"):
+        stable_diffusion.save_tensors({"a": torch.ones(3)}, tmp_path / "deep" / "lora.safetensors")
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["lora.safetensors"]
+    assert load_file(tmp_path / "deep" / "lora.safetensors")["a"].abs().max() == 0
+
+
+def test_a_save_into_an_impossible_place_is_one_line(sd, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / "file" / "model", tmp_path / "file" / "a.safetensors"):
+        with pytest.raises(UserError, match="could not be written"):
+            sd.save(path) if path.suffix == "" else stable_diffusion.save_tensors({"a": torch.zeros(3)}, path)
+    assert (tmp_path / "file").read_text() == "no folder"
