@@ -142,9 +142,9 @@ class Tokenizer:
         """All ids of a text, of any length, without start and end."""
         ids = []
         fixed = sorted(self.added, key=len, reverse=True)
-        pattern = "|".join(re.escape(t) for t in [START, END, *fixed])
+        pattern = "|".join(re.escape(t) for t in [START, END, self.pad, *fixed])  # SD 2's pad, "!", wherever it stands
         for piece in re.split(f"({pattern})", text, flags=re.IGNORECASE if fixed else 0):
-            token = {t.lower(): t for t in [START, END, *fixed]}.get(piece.lower())
+            token = {t.lower(): t for t in [START, END, self.pad, *fixed]}.get(piece.lower())
             if token in self.vocab:
                 ids.append(self.vocab[token])
             else:

@@ -29,8 +29,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from stable_diffusion import (TINY, StableDiffusion, UserError, load_pictures, load_state, pick_device, run, save_state,
-                              save_tensors, to_tensor)
+from checkpoint import UserError, load_state, save_state, save_tensors
+from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, save_sheet
 
 

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 import dreambooth
+from checkpoint import UserError
 from conftest import ROOT
 from dreambooth import Config, bind_token, class_latents, dreambooth_loss, settle, square, train
-from stable_diffusion import StableDiffusion, UserError
+from stable_diffusion import StableDiffusion
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pytest
 import safetensors.torch
 from conftest import ROOT, clean_environment
 
+import checkpoint
 import stable_diffusion
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -127,6 +128,7 @@ def hub():
 FORKS = """
 import json, os, sys, traceback
 import torch
+import checkpoint
 import stable_diffusion
 with torch.device("meta"):
     torch.nn.Embedding(1, 1)          # its start values make torch import its compiler, for a second; here, only once
@@ -158,7 +160,7 @@ def load():
     sd = stable_diffusion.StableDiffusion.from_pretrained({name!r}, revision={revision!r})
     parts = {{"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text}}
     tensors = {{f"{{p}} {{n}}": t for p, m in parts.items() for n, t in m.state_dict().items()}}
-    stable_diffusion.save_tensors(tensors, {out!r})
+    checkpoint.save_tensors(tensors, {out!r})
 stable_diffusion.run(load)
 """
 
@@ -203,7 +205,7 @@ def weights(files, change=lambda tensor: tensor):
     """The tensors in a repository's files, under the names that `load` gives them."""
     found = {}
     for path in (UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
-        for name, tensor in stable_diffusion.public_names(safetensors.torch.load(files[path])).items():
+        for name, tensor in checkpoint.public_names(safetensors.torch.load(files[path])).items():
             found[f"{path.split('/')[0]} {name}"] = change(tensor)
     return found
 
@@ -285,7 +287,7 @@ def test_a_file_of_the_wrong_length_is_refused(hub, load, files, refused):
 
 
 def test_what_was_fetched_once_loads_offline(hub, load, files):
-    """HF_HUB_OFFLINE=1, as on the nodes of a cluster: no request at all. The repository has more weights than that."""
+    """HF_HUB_OFFLINE=1, as on the nodes of a cluster: no request at all. The repository has more weights."""
     hub.add("org/name", files | dict.fromkeys(NOT_NEEDED, b"not needed"))
     assert load("org/name").returncode == 0
     hub.log.clear()
@@ -384,8 +386,8 @@ def test_of_shards_in_two_precisions_one_set_is_fetched(hub, load, files):
 def test_a_model_that_moved_is_fetched_under_its_new_name(hub, load, files):
     """Every tutorial says runwayml/stable-diffusion-v1-5, which has been gone from the hub since 2024."""
     old = "runwayml/stable-diffusion-v1-5"
-    hub.add(stable_diffusion.MOVED[old], files)
+    hub.add(checkpoint.MOVED[old], files)
     ended = load(old)
     assert ended.returncode == 0, ended.stderr
-    assert f"{old} has left the hub; taking {stable_diffusion.MOVED[old]}" in ended.stderr.splitlines()
+    assert f"{old} has left the hub; taking {checkpoint.MOVED[old]}" in ended.stderr.splitlines()
     assert not [path for _, path, _ in hub.log if "runwayml" in path]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stable_diffusion import UserError, load_pictures, open_picture, to_images, to_tensor
+from checkpoint import UserError
+from stable_diffusion import load_pictures, open_picture, to_images, to_tensor
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -34,7 +35,7 @@ TURNS = {1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5
 
 @pytest.mark.parametrize("orientation", TURNS)
 def test_a_photo_is_upright_whatever_way_the_camera_was_held(tmp_path, orientation):
-    """A telephone stores every photo lying down, with a note which way is up. Who ignores it trains on toppled teapots."""
+    """A telephone stores every photo lying down, with a note which way is up. Ignore it, and the teapots lie down."""
     turn = TURNS[orientation]
     stored, exif = upright().transpose(Image.Transpose[turn]) if turn else upright(), Image.Exif()
     exif[0x0112] = orientation

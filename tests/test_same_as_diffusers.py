@@ -9,7 +9,7 @@ from transformers import CLIPTextConfig as ReferenceTextConfig
 from transformers import CLIPTextModel
 
 from clip_text import CLIPText, CLIPTextConfig
-from stable_diffusion import load_module, read_config, read_weights
+from checkpoint import load_module, read_config, read_weights
 from tiny_unet import UNet, UNetConfig
 from vae import VAE, VAEConfig
 

@@ -24,9 +24,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from checkpoint import load_state, save_state
 from clip_text import BYTES, END, START, CLIPText, CLIPTextConfig, Tokenizer, words
 from ddpm import ScheduleConfig
-from stable_diffusion import StableDiffusion, load_state, save_state
+from stable_diffusion import StableDiffusion
 from tiny_unet import UNet, UNetConfig
 from tiny_world import save_sheet
 from tiny_world.draw import draw
