@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from checkpoint import UserError, load_state, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
-from tiny_world import SUBJECTS, save_sheet
+from tiny_world import SUBJECTS, sheet
 
 
 @dataclass
@@ -234,10 +234,10 @@ def main(cfg):
     bar.close()
     after = pictures(sd, cfg)
     out = Path(cfg.out)
-    sheet = [("the subject", [square(photo, cfg.size) for photo in photos])]
-    sheet += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
-    save_sheet(sheet, out / "before_after.png")
     sd.save(out / "model")
+    rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
+    rows += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
+    sheet(rows).save(out / "before_after.png")
     print(f"the model: {out / 'model'}\nthe picture: {out / 'before_after.png'}")
 
 

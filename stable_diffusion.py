@@ -118,8 +118,8 @@ class StableDiffusion:
         return (mean + std * eps) * self.vae.config.scaling_factor
 
     def decode(self, z):
-        """Scaled latents -> (b, 3, y, x)."""
-        return self.vae.decode(z / self.vae.config.scaling_factor)
+        """Scaled latents -> (b, 3, y, x), about [-1, 1]."""
+        return self.vae.decode((z / self.vae.config.scaling_factor).to(self.vae.post_quant_conv.weight))
 
     # --- a prompt to a picture ----------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class StableDiffusion:
         factor = self.vae.factor
         if height % factor or width % factor or min(height, width) < factor * 2:
             raise UserError(f"size {height} x {width}: both sides must be multiples of {factor}, and {factor * 2} or more")
-        device, dtype = self.unet.conv_in.weight.device, self.unet.conv_in.weight.dtype
+        weight = self.unet.conv_in.weight  # where and in what precision the networks run; the sampler itself is float32
         words = self.read(prompts).repeat_interleave(images, dim=0)                            # (b, l, d)
         if guidance > 1:
             words = torch.cat([self.read([negative]).expand(len(words), -1, -1), words])       # (2b, l, d)
@@ -156,14 +156,15 @@ class StableDiffusion:
 
         def randn():
             shape = (images, self.unet.config.in_channels, height // factor, width // factor)
-            return torch.cat([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
+            return torch.cat([torch.randn(shape, generator=g) for g in generators]).to(weight.device)
 
         def denoise(z, t):
+            z = z.to(weight).repeat(len(words) // len(z), 1, 1, 1)                             # doubled with guidance
+            output = self.unet(z, torch.full((len(z),), t, device=z.device), words).float()
             if guidance <= 1:
-                return self.unet(z, torch.full((len(z),), t, device=device), words)
-            output = self.unet(torch.cat([z, z]), torch.full((2 * len(z),), t, device=device), words)
-            negative, positive = output.chunk(2)
-            return negative + guidance * (positive - negative)
+                return output
+            unlike, like = output.chunk(2)
+            return unlike + guidance * (like - unlike)
 
         yield from SAMPLERS[sampler](self.schedule, denoise, randn(), steps, randn)
 
@@ -223,13 +224,13 @@ def main():
     out = Path(a.out)
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:  # Pillow reads more kinds than it writes
         raise UserError(f"--out {a.out}: the name should end in .png or .jpg")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of drawing
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error}") from None
     sd = StableDiffusion.from_pretrained(a.model, pick_device(a.device), getattr(torch, a.dtype), a.revision)
     pictures = sd.sample(a.prompt, bar=True, negative=a.negative, images=a.images, steps=a.sampling_steps, guidance=a.guidance,
                          sampler=a.sampler, seed=a.seed, size=a.size)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error}") from None
     for i, picture in enumerate(pictures, 1):
         path = out if len(pictures) == 1 else out.with_name(f"{out.stem}-{i}{out.suffix}")
         try:

@@ -215,7 +215,7 @@ class Upsample2D(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(c, c, 3, padding=1)
 
-    def forward(self, x, size):  # (b, c, y, x) -> (b, c, *size)
+    def forward(self, x, size):  # (b, c, y, x) -> (b, c, y_to, x_to)
         return self.conv(F.interpolate(x, size=size, mode="nearest"))  # to the skip's size: an odd map does not double exactly
 
 

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 SUBJECTS = Path(__file__).parent / "subjects"  # a folder of pictures for each subject that ships with the world
 
 
-def save_sheet(rows, path, cell=None):
+def sheet(rows, cell=None):
     """Rows of pictures with a line of text above each, as one picture. rows: (text, [PIL image or None, ...]); None leaves
     half a cell free. cell: side of a picture on the sheet; small pictures are doubled, large ones reduced."""
     side = max(picture.width for _, pictures in rows for picture in pictures if picture)
@@ -22,11 +22,10 @@ def save_sheet(rows, path, cell=None):
                 places.append(((x, y), picture.resize((cell, cell), Image.Resampling.LANCZOS)))
             x += cell + gap if picture else cell // 2
         width, y = max(width, x), y + cell + gap
-    sheet = Image.new("RGB", (width, y), "white")
+    paper = Image.new("RGB", (width, y), "white")
     for place, thing in places:
         if isinstance(thing, str):
-            ImageDraw.Draw(sheet).text(place, thing, "black", font)
+            ImageDraw.Draw(paper).text(place, thing, "black", font)
         else:
-            sheet.paste(thing, place)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+            paper.paste(thing, place)
+    return paper

@@ -14,11 +14,11 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from .figures import LAYER, figure
-from .scenery import scenery
-from .styles import stylise
-from .world import (ACCESSORIES, CLASSES, CONTEXTS, FINISHES, LIVE, PATTERNS, RARE_PATTERNS, STYLES, Pose, Scene,
-                    random_identity, random_pose, random_scene)
+from tiny_world.figures import figure
+from tiny_world.scenery import scenery
+from tiny_world.styles import stylise
+from tiny_world.world import (ACCESSORIES, CLASSES, CONTEXTS, FINISHES, LIVE, PATTERNS, RARE_PATTERNS, STYLES, Pose,
+                              Scene, random_identity, random_pose, random_scene)
 
 # One soft round shadow for everything, squeezed into place: a blur per picture would cost more than the figure.
 FAR = np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]).clip(0, 1)
@@ -28,7 +28,7 @@ SHADOW = Image.fromarray((150 * (1.15 - FAR) ** 0.8 * np.clip(3 - 3 * FAR, 0, 1)
 def draw(scene, size=64):
     """The picture of a scene; the same scene always gives the same bytes."""
     rng = np.random.default_rng(scene.seed)
-    picture = scenery(scene.context, rng, LAYER)
+    picture = scenery(scene.context, rng)
     layer = figure(scene)
     x0, y0, x1, y1 = layer.getchannel("A").getbbox()
     wide = int((x1 - x0) * 1.04)
@@ -47,45 +47,50 @@ def grid(rows, zoom):
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.NEAREST)
 
 
+def individual(text):
+    """cat:7 is the cat of seed 7."""
+    cls, seed = text.split(":")
+    return random_identity(int(seed), cls)
+
+
+def scenes(a):
+    """The rows of scenes that the options ask for."""
+    rng = np.random.default_rng(a.first)
+    who = lambda cls, i=0: random_identity(a.first + i, cls)
+    scene = lambda who, **more: Scene(who, a.context, **more)
+    if a.cls: return [[scene(who(a.cls, 12 * j + i)) for i in range(12)] for j in range(8)]
+    if a.identity:
+        row = [Scene(a.identity, c, pose=random_pose(rng), seed=i) for i, c in enumerate(CONTEXTS)]
+        return [row[:10], row[10:]]
+    if a.styles: return [[scene(who(cls, i), style=s) for i, cls in enumerate(CLASSES)] for s in STYLES]
+    if a.accessories:
+        return [[scene(who(cls, i), accessory=x, pose=random_pose(rng)) for i in range(2) for x in ("", *ACCESSORIES)]
+                for cls in LIVE]
+    if a.cubes:
+        return [[scene(who(cls, i), cube=True, pose=random_pose(rng) if i > 5 else Pose()) for i in range(10)]
+                for cls in CLASSES]
+    if a.finishes: return [[scene(who(cls, i), finish=f) for i in range(4) for f in ("", *FINISHES)] for cls in CLASSES]
+    if a.patterns:
+        return [[scene(replace(who(cls, i), pattern=x)) for x in PATTERNS + RARE_PATTERNS for i in (1, 2)]
+                for cls in CLASSES if cls != "face"]
+    if a.poses: return [[scene(who(cls), pose=random_pose(rng)) for _ in range(12)] for cls in CLASSES]
+    if a.random: return [[random_scene(rng) for _ in range(14)] for _ in range(10)]
+    return [[scene(who(cls, i)) for i in range(12)] for cls in CLASSES]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--class", dest="cls", choices=CLASSES, help="many individuals of one class")
-    parser.add_argument("--identity", metavar="CLASS:SEED", help="one individual in every context")
+    show = parser.add_mutually_exclusive_group()
+    show.add_argument("--class", dest="cls", choices=CLASSES, help="many individuals of one class")
+    show.add_argument("--identity", type=individual, metavar="CLASS:SEED", help="one individual in every context")
     for what in ("styles", "accessories", "cubes", "finishes", "patterns", "poses", "random"):
-        parser.add_argument("--" + what, action="store_true")
+        show.add_argument("--" + what, action="store_true")
     parser.add_argument("--context", choices=CONTEXTS, default="plain")
     parser.add_argument("--first", type=int, default=0, help="the first identity seed")
     parser.add_argument("--out", default="world.png")
     parser.add_argument("--zoom", type=int, default=2)
     a = parser.parse_args()
-    rng = np.random.default_rng(a.first)
-    some = lambda cls, n: [random_identity(a.first + i, cls) for i in range(n)]
-    one = lambda who, **more: Scene(who, **{"context": a.context, **more})
-    if a.cls and not (a.cubes or a.accessories or a.poses):
-        rows = [[one(random_identity(a.first + 12 * j + i, a.cls)) for i in range(12)] for j in range(8)]
-    elif a.identity:
-        cls, seed = a.identity.split(":")
-        who = random_identity(int(seed), cls)
-        scenes = [Scene(who, c, pose=random_pose(rng), seed=i) for i, c in enumerate(CONTEXTS)]
-        rows = [scenes[:10], scenes[10:]]
-    elif a.styles:
-        rows = [[one(random_identity(a.first + i, c), style=s) for i, c in enumerate(CLASSES)] for s in STYLES]
-    elif a.accessories:
-        rows = [[one(who, accessory=x, pose=random_pose(rng)) for who in some(cls, 2) for x in ("",) + ACCESSORIES]
-                for cls in LIVE]
-    elif a.cubes:
-        rows = [[one(who, cube=True, pose=random_pose(rng) if i > 5 else Pose()) for i, who in enumerate(some(cls, 10))]
-                for cls in CLASSES]
-    elif a.finishes:
-        rows = [[one(who, finish=f) for who in some(cls, 4) for f in ("",) + FINISHES] for cls in CLASSES]
-    elif a.patterns:
-        rows = [[one(replace(random_identity(a.first + i, cls), pattern=x)) for x in PATTERNS + RARE_PATTERNS
-                 for i in (1, 2)] for cls in CLASSES if cls != "face"]
-    elif a.poses:
-        rows = [[one(random_identity(a.first, cls), pose=random_pose(rng)) for _ in range(12)] for cls in CLASSES]
-    elif a.random: rows = [[random_scene(rng) for _ in range(14)] for _ in range(10)]
-    else: rows = [[one(who) for who in some(cls, 12)] for cls in CLASSES]
-    grid(rows, a.zoom).save(a.out)
+    grid(scenes(a), a.zoom).save(a.out)
     print(a.out)
 
 

@@ -29,7 +29,7 @@ from clip_text import BYTES, END, START, CLIPText, CLIPTextConfig, Tokenizer, wo
 from ddpm import ScheduleConfig
 from stable_diffusion import StableDiffusion
 from tiny_unet import UNet, UNetConfig
-from tiny_world import save_sheet
+from tiny_world import sheet
 from tiny_world.draw import draw
 from tiny_world.world import IDENTIFIERS, caption, random_scene
 from vae import VAE, VAEConfig
@@ -274,7 +274,7 @@ def grid(sd, path):
     rows = []
     for i in range(0, len(PROMPTS), 2):
         rows.append(("   |   ".join(PROMPTS[i:i + 2]), pictures[3 * i:3 * i + 3] + [None] + pictures[3 * i + 3:3 * i + 6]))
-    save_sheet(rows, path)
+    sheet(rows).save(path)
 
 
 def main(cfg):

@@ -11,16 +11,13 @@ from math import cos, pi, sin
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-S = 192  # width and height of the drawing; all numbers below are in these pixels, rows counted from the top
+from tiny_world.pen import S, mix
+
+# All numbers below are in the pixels of the S x S drawing, rows counted from the top.
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------
-
-def mix(a, b, t):
-    """The colour a fraction `t` of the way from `a` to `b`."""
-    return tuple(int(p + (q - p) * t) for p, q in zip(a, b))
-
 
 def vary(rng, colour, amount=0.1):
     """The same colour, a little lighter or darker."""
@@ -432,8 +429,7 @@ PAINTERS = {painter.__name__: painter for painter in (
     milk, sunflowers, road, night)}
 
 
-def scenery(context, rng, size=S):
+def scenery(context, rng):
     """A random picture of the context. Half of them are mirrored, so that nothing keeps to one side."""
     picture = PAINTERS[context](rng)
-    if rng.random() < 0.5: picture = ImageOps.mirror(picture)
-    return picture if size == S else picture.resize((size, size), Image.Resampling.LANCZOS)
+    return ImageOps.mirror(picture) if rng.random() < 0.5 else picture

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-S = 192  # width and height of the pictures that come in
+from tiny_world.pen import S  # width and height of the pictures that come in
 
 
 def to_array(picture):
