@@ -79,6 +79,7 @@ def scenes(a):
 
 
 def main():
+    """Saves the sheet that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     show = parser.add_mutually_exclusive_group()
     show.add_argument("--class", dest="cls", choices=CLASSES, help="many individuals of one class")

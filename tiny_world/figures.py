@@ -89,13 +89,13 @@ def dress(p, fit):
 # --- finishes ---------------------------------------------------------------------------------------------------------
 
 def shiny(layer, rng):
-    """Hard white highlights along the edges that face the light, and a few sparkle stars."""
+    """Hard white highlights along the edges that face the light, and four sparkles."""
     alpha = layer.getchannel("A")
     lit = relief(alpha, 4)[1]
     inside = np.asarray(alpha.reduce(3).filter(ImageFilter.MinFilter(5)), np.float32) / 255
-    streak = Image.fromarray((255 * np.clip((lit - 0.3) * 4, 0, 0.9) * inside).astype(np.uint8))
+    streaks = Image.fromarray((255 * np.clip((lit - 0.3) * 4, 0, 0.9) * inside).astype(np.uint8))
     rgb = layer.convert("RGB")
-    rgb.paste((255, 255, 255), (0, 0), streak.resize((S, S), Image.BILINEAR))
+    rgb.paste((255, 255, 255), (0, 0), streaks.resize((S, S), Image.BILINEAR))
     layer = Image.merge("RGBA", (*rgb.split(), alpha))
     ctx = ImageDraw.Draw(layer)
     x0, y0, x1, y1 = alpha.getbbox()
@@ -129,8 +129,8 @@ def wet(layer, rng):
 
 # --- the whole --------------------------------------------------------------------------------------------------------
 
-DRAW = {draw.__name__: draw for draw in (cat, dog, face, bear, duck, robot, teapot, vase, bowl, can, candle, clock, boot,
-                                         sneaker, backpack, car)}
+DRAW = {draw.__name__: draw for draw in (cat, dog, face, bear, duck, robot, teapot, vase, bowl, can, candle, clock,
+                                         boot, sneaker, backpack, car)}
 
 
 def figure(scene):

@@ -263,8 +263,8 @@ def face(p, t):
     # colour of the clothes; the other traits are what their names say
     hair, dark = p.second, ink(p.first)
     cut = pick(t.hair_cut, ("bald", "short", "bob", "long", "curls", "bun", "spikes"))
-    beard = "full" if t.beard > 0.84 else "goatee" if t.beard > 0.67 else "moustache" if t.beard > 0.5 else "none"
-    extra = "earrings" if t.extras > 0.8 else "glasses" if t.extras > 0.55 else "freckles" if t.extras > 0.33 else "none"
+    beard = "full" if t.beard > 0.84 else "goatee" if t.beard > 0.67 else "moustache" if t.beard > 0.5 else ""
+    extra = "earrings" if t.extras > 0.8 else "glasses" if t.extras > 0.55 else "freckles" if t.extras > 0.33 else ""
     if p.cube:
         x, y, w = p.box()
         h = w
@@ -278,6 +278,7 @@ def face(p, t):
             p.body([a, b, b - (0, 0.2), (x, y + h - 0.28), a - (0, 0.2)], colour=hair)
     else:
         w, h, x, y = 0.46 + 0.14 * t.width, 0.62, 0.05 * p.turn, 0.12
+        # Behind the head:
         if cut == "bob": p.body(pad(x - w - 0.14, -0.42, x + w + 0.14, y + h + 0.12, power=3), colour=hair)
         if cut == "long": p.body(pad(x - w - 0.13, -0.92, x + w + 0.13, y + h + 0.12, power=3), colour=hair)
         if cut == "bun": p.body(oval(x, y + h + 0.14, 0.24), colour=hair)
@@ -364,7 +365,7 @@ def robot(p, t):
                 p.body(pad(s * 0.24 - 0.19, -1.0, s * 0.24 + 0.19, -0.84), colour=p.part)
         elif walk == "tracks":
             p.body(pad(-b - 0.1, -1.0, b + 0.1, -0.66, power=3), colour=tyre)
-            for k in (-0.8, -0.27, 0.27, 0.8): p.flat(oval(k * b, -0.83, 0.1), steel)
+            for k in (-0.8, -0.27, 0.27, 0.8): p.flat(oval(k * b, -0.83, 0.1), steel)  # wheels
         else:
             p.body(pad(-0.1, -0.8, 0.1, -0.5), colour=steel)
             p.body(oval(0, -0.8, 0.22, 0.2), colour=tyre)

@@ -104,9 +104,8 @@ def vase(p, t):
         p.body(oval(x, top, neck + 0.14, 0.07), colour=small)
         p.flat(oval(x, top + 0.01, neck + 0.07, 0.04), DARK)
         if t.detail > 0.5:
-            for s in (-1, 1):
-                p.body(stroke([(x + s * neck, top - 0.02), (x + s * (neck + 0.26), top - 0.06),
-                               (x + s * (neck + 0.16), top - 0.28)], 0.055))
+            handle = np.array([(neck, -0.02), (neck + 0.26, -0.06), (neck + 0.16, -0.28)])
+            for s in (-1, 1): p.body(stroke(handle * (s, 1) + (x, top), 0.055))
         return emblem(p, x - 0.18 + 0.14 * p.turn, -0.4, 0.22, t.marking)
     w, h, foot = 0.44 + 0.2 * t.width, top + 1, 0.2 + 0.16 * t.stance
     heights = [-1, -0.93, -1 + 0.3 * h, -1 + 0.55 * h, -1 + 0.8 * h, top - 0.06, top]
@@ -116,9 +115,9 @@ def vase(p, t):
              "column": [w * 0.8, w * 0.82, w * 0.78, w * 0.74, w * 0.7, neck * 1.5, neck * 1.8]}[kind]
     belly, throat, mouth = radii[3], radii[5], radii[6]
     if t.detail > 0.5:
-        for s in (-1, 1):
-            p.body(stroke([(s * belly * 0.8, -1 + 0.5 * h), (s * (belly + 0.24), -1 + 0.72 * h),
-                           (s * (belly + 0.1), -1 + 0.9 * h), (s * throat * 0.8, top - 0.14)], 0.06), colour=small)
+        handle = np.array([(belly * 0.8, 0.5 * h - 1), (belly + 0.24, 0.72 * h - 1), (belly + 0.1, 0.9 * h - 1),
+                           (throat * 0.8, top - 0.14)])
+        for s in (-1, 1): p.body(stroke(handle * (s, 1), 0.06), colour=small)
     p.body(turned(heights, radii))
     p.body(oval(0, top, mouth + 0.04, 0.075), colour=small)
     p.flat(oval(0, top + 0.012, mouth - 0.05, 0.04), DARK)
@@ -258,8 +257,7 @@ def clock(p, t):
         bells = [(x - 0.44, y + ry + 0.02), (x + 0.44, y + ry + 0.02)]
         for s in (-1, 1):
             p.body(stroke([(s * 0.3, -0.6), (s * (0.5 + 0.12 * t.stance), -0.93)], 0.09, 0.07), colour=metal)
-    p.line([hammer, hammer + (0, 0.3)], DARK, 0.13)
-    p.line([hammer, hammer + (0, 0.3)], metal, 0.07)
+    for colour, wide in ((DARK, 0.13), (metal, 0.07)): p.line([hammer, hammer + (0, 0.3)], colour, wide)
     p.body(pad(hammer[0] - 0.12, hammer[1] + 0.22, hammer[0] + 0.12, hammer[1] + 0.36), colour=metal)
     size = 0.2 + 0.08 * t.part
     for (bx, by), s in zip(bells, (-1, 1)):
@@ -398,9 +396,8 @@ def backpack(p, t):
     else:
         x, w, top, f = 0.0, 0.5 + 0.16 * t.width, 0.42 + 0.26 * t.height, 0.1 * p.turn
         p.body(stroke(mirrored(0, (0.22, top - 0.06), (0.18, top + 0.28)), 0.075), colour=strap)
-        for s in (-1, 1):
-            p.body(stroke([(s * w * 0.7, top - 0.1), (s * (w + 0.16), top - 0.42), (s * (w + 0.14), -0.6),
-                           (s * w * 0.8, -0.8)], 0.085), colour=strap)
+        side = np.array([(w * 0.7, top - 0.1), (w + 0.16, top - 0.42), (w + 0.14, -0.6), (w * 0.8, -0.8)])
+        for s in (-1, 1): p.body(stroke(side * (s, 1), 0.085), colour=strap)
         if t.detail > 0.5:
             for s in (-1, 1): p.body(pad(s * (w + 0.02) - 0.15, -0.86, s * (w + 0.02) + 0.15, -0.36, power=3), lit=0.84)
         p.body(oval(0, (top + base) / 2, w, (top - base) / 2, power=5.5 - 2.7 * t.stance))
@@ -471,8 +468,7 @@ def car(p, t):
         x = x0 + u * (x1 - x0)
         p.line([(x, y0), (x, y1)], p.first if bright(p.first) > 66 else p.ink, 0.07)
     p.line([(x0 + 0.26 * (x1 - x0), y0 + 0.06), (x0 + 0.34 * (x1 - x0), y1 - 0.08)], WHITE, 0.05)  # a reflection
-    p.body(pad(-w - 0.06, low - 0.02, -w + 0.14, low + 0.1), colour=metal)
-    p.body(pad(w - 0.14, low - 0.02, w + 0.06, low + 0.1), colour=metal)
+    for x in (-w + 0.04, w - 0.04): p.body(pad(x - 0.1, low - 0.02, x + 0.1, low + 0.1), colour=metal)
     p.flat(oval(-w + 0.1, low + 0.26, 0.09, 0.08 + 0.05 * t.eyes), LAMP, edge=p.ink)
     p.flat(oval(w - 0.05, low + 0.27, 0.05, 0.08), (226, 50, 50), edge=p.ink)
     if t.marking > 0.75: p.paint(pad(-w * 0.8, low + 0.2, w * 0.84, low + 0.32, power=20))

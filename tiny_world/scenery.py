@@ -25,6 +25,7 @@ def vary(rng, colour, amount=0.1):
 
 
 def any_hue(rng, saturation, value):
+    """A colour of any hue, with saturation and value between the given bounds."""
     return tuple(int(255 * c) for c in hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)))
 
 
@@ -58,6 +59,7 @@ def texture(picture, rng, across, down, strength, top=0):
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 def disc(pen, x, y, rx, ry, colour):
+    """A filled ellipse round (x, y)."""
     pen.ellipse((x - rx, y - ry, x + rx, y + ry), colour)
 
 
@@ -104,6 +106,7 @@ def fir(pen, x, foot, height, colour, snow=None):
 
 
 def window(pen, x, y, w, h, glass):
+    """A window with a white frame and a cross bar."""
     pen.rectangle((x - 2, y - 2, x + w + 2, y + h + 2), WHITE)
     pen.rectangle((x, y, x + w, y + h), glass)
     pen.line((x + w / 2, y, x + w / 2, y + h), WHITE, 2)
@@ -123,6 +126,7 @@ def plain(rng):
 
 
 def jungle(rng):
+    """Trunks and lianas; leaves reach in from all sides."""
     picture, pen = canvas((0, (22, 66, 36)), (100, (88, 146, 62)), (150, (34, 84, 38)), (S, (14, 42, 22)))
     texture(picture, rng, 16, 20, 9)
     for x in (*rng.uniform(0, S, 4), *rng.uniform(4, 40, 2), *rng.uniform(152, 188, 2)):  # trunks and lianas
@@ -138,6 +142,7 @@ def jungle(rng):
 
 
 def snow(rng):
+    """Snowy firs on white hills while it snows."""
     picture, pen = canvas((0, (158, 188, 220)), (110, (228, 236, 244)), (S, (228, 236, 244)))
     hills(pen, rng, 104, 9, (206, 220, 236))
     for x in (*rng.uniform(-4, 40, 3), *rng.uniform(152, 196, 3)):
@@ -149,6 +154,7 @@ def snow(rng):
 
 
 def beach(rng):
+    """The sea, a strip of sand and a palm."""
     sea = rng.uniform(76, 92)
     picture, pen = canvas((0, (92, 178, 236)), (sea, (206, 236, 246)),
                           (sea + 1, (20, 128, 176)), (sea + 30, (96, 208, 206)))
@@ -164,10 +170,11 @@ def beach(rng):
 
 
 def cobblestone(rng):
+    """Old town houses above a pavement of round stones."""
     picture, pen = canvas((0, (96, 88, 82)), (S, (74, 70, 70)))
     walls = (226, 178, 104), (216, 132, 100), (236, 218, 180), (188, 96, 78), (206, 190, 150)
     shutters = (70, 110, 96), (120, 60, 50), (78, 92, 120)
-    for i, x in enumerate(range(-int(rng.integers(0, 40)), S, 54)):  # a row of old town houses with shutters
+    for x in range(-int(rng.integers(0, 40)), S, 54):  # a row of old town houses with shutters
         wall, shutter = vary(rng, walls[rng.integers(5)]), shutters[rng.integers(3)]
         pen.rectangle((x, 0, x + 51, 80), wall)
         pen.rectangle((x, 80, x + 53, 90), mix(wall, BLACK, 0.4))
@@ -195,6 +202,7 @@ def fabric(rng):
 
 
 def wood(rng):
+    """A floor of planks in front of a plain wall."""
     wall, plank = any_hue(rng, (0.06, 0.28), (0.72, 0.95)), mix((140, 84, 48), (216, 166, 106), rng.random())
     picture, pen = canvas((0, mix(wall, BLACK, 0.12)), (70, wall), (S, wall))
     at = lambda k, y: (96 + 11 * k * (1 + (y - 80) / 58), y)  # the planks run to a vanishing point
@@ -211,6 +219,7 @@ def wood(rng):
 
 
 def city(rng):
+    """Towers with lit windows behind a street."""
     skies = ((96, 158, 220), (214, 228, 236)), ((98, 96, 168), (250, 186, 150)), ((120, 150, 190), (248, 220, 180))
     top, low = skies[rng.integers(3)]
     picture, pen = canvas((0, top), (140, low), (S, low))
@@ -231,6 +240,7 @@ def city(rng):
 
 
 def mountain(rng):
+    """Three snow-capped peaks behind firs and a meadow."""
     picture, pen = canvas((0, (84, 156, 226)), (120, (212, 232, 244)), (S, (212, 232, 244)))
     clouds(pen, rng, 30)
     for x in (96, 18, 174):
@@ -250,6 +260,7 @@ def mountain(rng):
 
 
 def house(rng):
+    """A blue wooden house behind a white fence."""
     picture, pen = canvas((0, (148, 208, 240)), (140, (232, 244, 240)), (S, (232, 244, 240)))
     clouds(pen, rng, 40)
     for x in rng.uniform(165, 192, 2): disc(pen, x, rng.uniform(100, 124), 22, 26, vary(rng, (104, 166, 82)))
@@ -270,6 +281,7 @@ def house(rng):
 
 
 def rug(rng):
+    """A purple rug with golden borders among dark trunks."""
     picture, pen = canvas((0, (18, 34, 34)), (128, (52, 82, 62)), (132, (52, 60, 36)), (S, (38, 40, 24)))
     for near, xs in zip((0.0, 0.4, 1.0), rng.uniform(-4, S + 4, (3, 6))):  # trunks, the nearest last and darkest
         for x in xs:
@@ -288,6 +300,7 @@ def rug(rng):
 
 
 def wheat(rng):
+    """Ears of wheat up to the horizon."""
     sky = rng.uniform(56, 70)
     picture, pen = canvas((0, (86, 164, 226)), (sky, (222, 236, 238)), (sky + 1, (232, 186, 80)), (S, (142, 88, 20)))
     clouds(pen, rng, 36)
@@ -306,6 +319,7 @@ def wheat(rng):
 
 
 def autumn(rng):
+    """A tree whose crown fills the top; its leaves fall."""
     picture, pen = canvas((0, (168, 206, 226)), (120, (250, 238, 206)), (S, (250, 238, 206)))
     hills(pen, rng, 126, 5, (206, 186, 104))
     hills(pen, rng, 142, 4, (160, 162, 72))
@@ -320,6 +334,7 @@ def autumn(rng):
 
 
 def tower(rng):
+    """An iron tower at the end of a park."""
     skies = ((120, 182, 232), (236, 240, 240)), ((140, 160, 214), (252, 214, 196)), ((170, 200, 226), (250, 240, 214))
     top, low = skies[rng.integers(3)]
     picture, pen = canvas((0, top), (140, low), (S, low))
@@ -342,6 +357,7 @@ def tower(rng):
 
 
 def water(rng):
+    """Open water up to a near horizon, with rings around the subject."""
     shore = rng.integers(18, 27)
     picture, pen = canvas((0, (186, 220, 244)), (shore, (232, 242, 244)),
                           (shore + 1, (92, 178, 220)), (90, (40, 128, 200)), (S, (18, 84, 160)))
@@ -357,6 +373,7 @@ def water(rng):
 
 
 def milk(rng):
+    """White waves up to the horizon, with splashes around the subject."""
     picture, pen = canvas((0, (150, 200, 236)), (36, (214, 234, 244)), (S, (214, 234, 244)))
     cream, shade, line = (255, 254, 249), (240, 231, 213), (210, 195, 172)
     for row, a in enumerate(2 * pi * rng.random(5)):  # rounded troughs between pointed crests, row before row
@@ -379,6 +396,7 @@ def milk(rng):
 
 
 def sunflowers(rng):
+    """Sunflowers left and right of a meadow."""
     picture, pen = canvas((0, (140, 206, 240)), (60, (220, 240, 230)), (61, (112, 180, 70)), (S, (54, 128, 44)))
     hills(pen, rng, 64, 5, (120, 186, 76))
     texture(picture, rng, 4, 14, 9, 76)
@@ -395,6 +413,7 @@ def sunflowers(rng):
 
 
 def road(rng):
+    """A winding dirt road with two ruts between green hills."""
     picture, pen = canvas((0, (110, 182, 234)), (84, (226, 240, 242)), (S, (226, 240, 242)))
     clouds(pen, rng, 50)
     hills(pen, rng, 80, 6, (132, 178, 130))
@@ -412,6 +431,7 @@ def road(rng):
 
 
 def night(rng):
+    """Moon and stars above dark hills."""
     picture, pen = canvas((0, (10, 14, 52)), (130, (44, 62, 130)), (S, (44, 62, 130)))
     for x, y, r in rng.random((55, 3)): disc(pen, S * x, 130 * y, 0.8 + r, 0.8 + r, mix((150, 160, 220), WHITE, r))
     x, y, r = rng.uniform(26, 36), rng.uniform(28, 40), rng.uniform(20, 25)

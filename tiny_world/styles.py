@@ -12,10 +12,12 @@ from tiny_world.pen import S  # width and height of the pictures that come in
 
 
 def to_array(picture):
+    """A picture as numbers from 0 to 1."""
     return np.asarray(picture, np.float32) / 255
 
 
 def to_picture(array):
+    """The way back."""
     return Image.fromarray((array.clip(0, 1) * 255).astype(np.uint8))
 
 
@@ -33,6 +35,7 @@ def bumps(rng, size, cell, seed=0):
 
 
 def photo(picture, rng, size):
+    """Nothing but the reduction."""
     return picture.reduce(S // size)
 
 
@@ -45,6 +48,7 @@ def hatching(size, slant):
 
 
 def pencil_sketch(picture, rng, size):
+    """Grey lines where colours change, and hatching where it is dark."""
     pixels = np.asarray(picture, np.int16)
     # Steps over three pixels give lines one final pixel wide. The strongest channel counts: red on green needs one too.
     lines = np.zeros((S, S), np.float32)
@@ -74,6 +78,7 @@ def dabs(length, width, seed):
 
 
 def oil_painting(picture, rng, size):
+    """Dabs of a large and a small brush."""
     pixels = to_array(ImageEnhance.Color(picture.filter(ImageFilter.BoxBlur(1))).enhance(1.45))
     layout = rng.integers(4)
     coarse, fine = (pixels[row, column] + shine for row, column, shine in (dabs(20, 8, layout), dabs(8, 3, layout)))
@@ -83,6 +88,7 @@ def oil_painting(picture, rng, size):
 
 
 def pixel_art(picture, rng, size):
+    """Half the pixels, sharp, in about twenty colours."""
     cells = ImageEnhance.Color(picture.reduce(2 * S // size)).enhance(1.2)
     cells = ImageEnhance.Sharpness(cells).enhance(1.5)
     # Of Pillow's palettes only this one keeps colours that are rare in the picture, as eyes and noses are.
@@ -91,6 +97,7 @@ def pixel_art(picture, rng, size):
 
 
 def watercolour_painting(picture, rng, size):
+    """Washes that run and pool on white paper."""
     half = S // 2  # washes are soft: half the pixels will do
     pixels = to_array(picture.reduce(2).filter(ImageFilter.MedianFilter(3)))
     y, x = np.mgrid[:half, :half]

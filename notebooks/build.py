@@ -1,0 +1,23 @@
+"""Makes the notebooks from their plain sources and runs them: python notebooks/build.py [05_dreambooth ...]
+
+The .py files beside this one are what is edited; the .ipynb files are made, with their outputs, and committed."""
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+
+for source in sorted(HERE.glob("[0-9]*.py")):
+    if sys.argv[1:] and source.stem not in sys.argv[1:]:
+        continue
+    book = jupytext.read(source)
+    NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": HERE}}).execute()
+    for i, cell in enumerate(book.cells):  # names and times that would differ from run to run
+        cell["id"] = f"cell-{i}"
+        cell.metadata.pop("execution", None)
+    book.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(book, source.with_suffix(".ipynb"))
+    print(source.with_suffix(".ipynb"), f"{source.with_suffix('.ipynb').stat().st_size / 1000:.0f} KB")
