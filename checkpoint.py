@@ -250,13 +250,24 @@ def save_state(path, weights, optimizer, **progress):
     save_tensors(tensors, path, {name: json.dumps(value) for name, value in progress.items()})
 
 
-def load_state(path, weights, optimizer):
-    """Puts a saved state back in place and returns the numbers that were saved with it."""
+def load_tensors(path):
+    """What save_tensors wrote: the tensors and the metadata."""
     try:
         with safe_open(path, "pt") as file:
-            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be resumed from ({error}): leave out --resume") from None
+        raise UserError(f"{path} is damaged or cut short ({error}): leave out --resume") from None
+
+
+def load_state(path, weights, optimizer, **expected):
+    """Puts a saved state back in place and returns what was saved with it. Whatever is in `expected` must be as it was."""
+    tensors, about = load_tensors(path)
+    progress = {name: json.loads(value) for name, value in about.items() if name != "format"}
+    for name, value in expected.items():
+        then = progress.get(name)
+        if then != value:
+            changed = [k for k in value if then.get(k) != value[k]] if isinstance(then, dict) and isinstance(value, dict) else [name]
+            raise UserError(f"{path} was made with other settings ({', '.join(changed)}): give the same ones, or leave out --resume")
     moments = {}
     for name, t in tensors.items():
         if name.startswith("adam."):
@@ -264,11 +275,11 @@ def load_state(path, weights, optimizer):
             moments.setdefault(int(i), {})[moment] = t
     places = {f"{name}.{i}": t for name, ts in weights.items() for i, t in enumerate(ts)}
     if {n: t.shape for n, t in places.items()} != {n: t.shape for n, t in tensors.items() if not n.startswith("adam.")}:
-        raise UserError(f"{path} is the state of another model or other settings: leave out --resume")
+        raise UserError(f"{path} is the state of another model: leave out --resume")
     for name, t in places.items():
         t.data.copy_(tensors[name])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return {name: json.loads(value) for name, value in about.items() if name != "format"}
+    return progress
 
 
 def save_model(folder, tokenizer, networks, schedule, half=False):

@@ -20,16 +20,16 @@ everyone does on Stable Diffusion; weight w_t = 1; one fixed prompt.
 Not here: 8-bit optimizers, several subjects at once, your own class photos, LoRA.
 """
 import argparse
+import json
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from tqdm import tqdm
 
-from checkpoint import UserError, load_state, save_state, save_tensors
+from checkpoint import UserError, load_state, load_tensors, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, sheet
 
@@ -90,6 +90,11 @@ def settle(cfg, sd):
     return cfg
 
 
+def settings(cfg):
+    """All of a Config that the result depends on: a run can only be resumed with the same."""
+    return {k: v for k, v in asdict(cfg).items() if k not in ("out", "resume", "save_every", "device")}
+
+
 # === the data =========================================================================================================
 
 def square(photo, size, generator=None):
@@ -119,14 +124,16 @@ def class_latents(sd, cfg):
     drawing them takes a large model longer than the training."""
     path, count = Path(cfg.out) / "class_latents.safetensors", min(cfg.class_images, cfg.steps * cfg.batch_size)
     if cfg.resume and path.exists():
-        return load_file(path)["z"]
+        tensors, about = load_tensors(path)
+        if json.loads(about["settings"]) == settings(cfg):
+            return tensors["z"]
     together, drawn = 16 if cfg.size < 256 else 1, []
     for i in tqdm(range(0, count, together), desc="class pictures", disable=not sys.stderr.isatty(), leave=False):
         for _, z, _ in sd.walk(f"a photo of a {cfg.class_name}", images=min(together, count - i), sampler="ddpm",
                                steps=cfg.sampling_steps, guidance=cfg.guidance, seed=cfg.seed + i, size=cfg.size):
             pass
         drawn.append(z.cpu())
-    save_tensors({"z": torch.cat(drawn)}, path)
+    save_tensors({"z": torch.cat(drawn)}, path, {"settings": json.dumps(settings(cfg))})
     return torch.cat(drawn)
 
 
@@ -153,6 +160,7 @@ def train(cfg):
     cfg = settle(cfg, sd)
     photos = load_pictures(cfg.images)
     bind_token(sd, cfg.token)
+    Path(cfg.out).mkdir(parents=True, exist_ok=True)
     for part in (sd.unet, sd.text, sd.vae):
         part.requires_grad_(False)
     yield sd, {"step": 0, "cfg": cfg, "photos": photos}
@@ -174,7 +182,7 @@ def train(cfg):
     optimizer = torch.optim.AdamW(trained, lr=cfg.lr, fused=True)
     state, first = Path(cfg.out) / "state.safetensors", 0
     if cfg.resume and state.exists():
-        first = load_state(state, {"trained": trained}, optimizer)["step"]
+        first = load_state(state, {"trained": trained}, optimizer, settings=settings(cfg))["step"]
 
     for step in range(first, cfg.steps):
         chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)  # a step's chance is its own: resuming needs no more
@@ -198,10 +206,9 @@ def train(cfg):
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-            save_state(state, {"trained": trained}, optimizer, step=step + 1)
+            save_state(state, {"trained": trained}, optimizer, step=step + 1, settings=settings(cfg))
         yield sd, {"step": step + 1, "loss": loss.item(), "subject": subject.item(), "prior": of_prior.item()}
     sd.unet.checkpointing = False
-    state.unlink(missing_ok=True)  # done: there is nothing to resume
 
 
 # === the result =======================================================================================================
@@ -238,6 +245,7 @@ def main(cfg):
     rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
     rows += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
     sheet(rows).save(out / "before_after.png")
+    (out / "state.safetensors").unlink(missing_ok=True)  # all is saved: there is nothing left to resume
     print(f"the model: {out / 'model'}\nthe picture: {out / 'before_after.png'}")
 
 

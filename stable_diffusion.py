@@ -196,7 +196,7 @@ def run(command):
     except UserError as error:
         sys.exit(print(f"error: {error}", file=sys.stderr) or 2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise
         sys.exit(print(f"error: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr) or 2)
     except KeyboardInterrupt:

@@ -99,6 +99,8 @@ def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path):
     assert steps == [0, 3, 4]
     resumed = weights(sd)
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+    with pytest.raises(UserError, match=r"other settings \(lr\)"):
+        finish(replace(other, resume=True, lr=0.5))
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(cfg, tmp_path):
