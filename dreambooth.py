@@ -95,6 +95,11 @@ def settings(cfg):
     return {k: v for k, v in asdict(cfg).items() if k not in ("out", "resume", "save_every", "device")}
 
 
+def precision(sd, cfg):
+    """The context in which the networks compute in bfloat16, if that is wanted."""
+    return torch.autocast(sd.unet.conv_in.weight.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16")
+
+
 # === the data =========================================================================================================
 
 def square(photo, size, generator=None):
@@ -166,12 +171,12 @@ def train(cfg):
     yield sd, {"step": 0, "cfg": cfg, "photos": photos}
 
     prompts = [f"a photo of a {cfg.token} {cfg.class_name}"] * cfg.batch_size
-    with torch.no_grad():
+    with torch.no_grad(), precision(sd, cfg):
         if not cfg.random_crop:  # the same squares at every step: the VAE has to look at them only once
             squares = [to_tensor(square(photo, cfg.size))[None].to(device) for photo in photos]
-            mean, std = [torch.cat(part) for part in zip(*map(sd.vae.encode, squares))]     # (photos, 4, y, x) each
+            mean, std = [torch.cat(part).float() for part in zip(*map(sd.vae.encode, squares))]  # (photos, 4, y, x) each
         if cfg.prior_weight:
-            prior = class_latents(sd, cfg).to(device)                                      # (class pictures, 4, y, x)
+            prior = class_latents(sd, cfg).to(device)                                       # (class pictures, 4, y, x)
             prompts += [f"a photo of a {cfg.class_name}"] * cfg.batch_size
         words = sd.read(prompts)
 
@@ -195,14 +200,15 @@ def train(cfg):
             z = z * sd.vae.config.scaling_factor
             if cfg.prior_weight:
                 z = torch.cat([z, prior[torch.randint(len(prior), (cfg.batch_size,), generator=chance)]])
-        with torch.autocast(sd.unet.conv_in.weight.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16"):
+        with precision(sd, cfg):
             if cfg.train_text_encoder:
                 words = sd.read(prompts)
             loss, subject, of_prior = dreambooth_loss(sd, z, words, chance, cfg.prior_weight)
-        if not loss.isfinite():
-            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr; {state} has the last good state")
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        if not (loss.isfinite() and norm.isfinite()):  # before the step: no weight has been touched by it
+            kept = f"{state} has the last good state" if state.exists() else "nothing was saved yet"
+            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr; {kept}")
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
@@ -230,7 +236,8 @@ def main(cfg):
             cfg, photos = log["cfg"], log["photos"]
             print(f"dreambooth: {len(photos)} pictures of a {cfg.class_name} | training {sum(p.numel() for p in sd.unet.parameters()):,} "
                   f"numbers of the UNet{' and the text encoder' * cfg.train_text_encoder} | {sd.unet.conv_in.weight.device}", flush=True)
-            before = pictures(sd, cfg)
+            with precision(sd, cfg):
+                before = pictures(sd, cfg)
             bar = tqdm(total=cfg.steps, disable=not sys.stderr.isatty(), leave=False)
             continue
         mean = {k: 0.95 * mean.get(k, v) + 0.05 * v for k, v in log.items()}  # of about the last 20 steps
@@ -239,7 +246,8 @@ def main(cfg):
             tqdm.write(f"step {log['step']:4d}/{cfg.steps}  loss {mean['loss']:.4f}  subject {mean['subject']:.4f}  "
                        f"prior {mean['prior']:.4f}")
     bar.close()
-    after = pictures(sd, cfg)
+    with precision(sd, cfg):
+        after = pictures(sd, cfg)
     out = Path(cfg.out)
     sd.save(out / "model")
     rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
@@ -249,7 +257,7 @@ def main(cfg):
     print(f"the model: {out / 'model'}\nthe picture: {out / 'before_after.png'}")
 
 
-# --- the same in every method script (tests/test_style.py) ------------------------------------------------------------
+# --- the same in every method script (tests/test_truth.py) ------------------------------------------------------------
 
 def parse_config():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -30,7 +30,7 @@ def draw(scene, size=64):
     rng = np.random.default_rng(scene.seed)
     picture = scenery(scene.context, rng)
     layer = figure(scene)
-    x0, y0, x1, y1 = layer.getchannel("A").getbbox()
+    x0, _, x1, y1 = layer.getchannel("A").getbbox()
     wide = int((x1 - x0) * 1.04)
     shadow = SHADOW.resize((wide, max(8, wide // 5)))
     picture.paste((16, 14, 30), ((x0 + x1 - wide) // 2 + 5, y1 - int(shadow.height * 0.62)), shadow)

@@ -1,13 +1,14 @@
 """The subject of a picture: one of the 16 classes, what it wears and how it shines.
 
 `figure(scene)` returns it on a transparent layer. What makes an individual comes from its `Identity`, what changes from
-picture to picture from its `Pose`, and nothing from anywhere else. Read pen.py first, then live.py and objects.py.
+picture to picture from its `Pose`, and nothing from anywhere else. Read pen.py, live.py, objects.py and gear.py first.
 """
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from tiny_world.gear import backpack, boot, car, sneaker
 from tiny_world.live import YELLOW, bear, cat, dog, duck, face, robot, shirt
-from tiny_world.objects import backpack, boot, bowl, can, candle, car, clock, sneaker, teapot, vase
+from tiny_world.objects import bowl, can, candle, clock, teapot, vase
 from tiny_world.pen import (DARK, GOLD, WHITE, Pen, S, edging, hoop, mirrored, oval, pad, rectangle, relief, smooth,
                             star)
 
@@ -110,7 +111,7 @@ def wet(layer, rng):
     """Darker, with drops on it and below it, and a puddle to stand in."""
     r, g, b, alpha = layer.split()
     r, g, b = r.point(lambda v: int(v * 0.74)), g.point(lambda v: int(v * 0.78)), b.point(lambda v: int(v * 0.84 + 6))
-    x0, y0, x1, y1 = alpha.getbbox()
+    x0, _, x1, y1 = alpha.getbbox()
     under = Image.new("RGBA", (S, S), (110, 170, 220, 0))
     ctx, grow = ImageDraw.Draw(under), 0.1 * (x1 - x0)
     ctx.ellipse((x0 - grow, y1 - 15, x1 + grow, min(y1 + 9, S - 1)), fill=(96, 158, 214, 235))
@@ -118,8 +119,8 @@ def wet(layer, rng):
     layer = Image.alpha_composite(under, Image.merge("RGBA", (r, g, b, alpha)))
     ctx, solid = ImageDraw.Draw(layer), np.asarray(alpha.filter(ImageFilter.MinFilter(9)))
     ys, xs = np.nonzero(solid[:y1 - 12])
-    for k in rng.integers(len(xs), size=11):
-        x, y, s = int(xs[k]), int(ys[k]), 3.6 + 2.2 * rng.random()
+    for k in rng.integers(len(xs), size=8):
+        x, y, s = int(xs[k]), int(ys[k]), 4.6 + 2 * rng.random()
         drop = [(x, y - 2.6 * s), (x + s, y - 0.2 * s), (x + 0.7 * s, y + 0.8 * s), (x, y + 1.1 * s),
                 (x - 0.7 * s, y + 0.8 * s), (x - s, y - 0.2 * s)]
         ctx.polygon(drop, fill=(150, 208, 246, 255), outline=(38, 84, 140, 255))

@@ -15,8 +15,6 @@ from tiny_world.pen import (DARK, GOLD, STEEL, WHITE, around, bright, heart, ink
 
 EYES = ((88, 176, 84), (240, 186, 50), (86, 160, 236), (150, 92, 44))
 BLUSH, RED = (244, 150, 160), (222, 60, 80)
-
-
 YELLOW = (250, 214, 40)
 
 # Where things are worn: a neck (x, y, half width, and what else `scarf` wants to know), a head's top (x, y, half
@@ -57,10 +55,10 @@ def cat(p, t):
         x, y, w = p.box()
         h, mid = w, y + 0.08
         tip = p.side[1] + (0, -0.5)
-        p.body(stroke([tip, tip + (0.3, 0.02), tip + (0.2, 0.42)], 0.09, 0.07))
+        p.body(stroke([tip, tip + (0.16, 0.04), tip + (0.1, 0.42)], 0.09, 0.07))
     else:
-        w, h, x, y = 0.5 + 0.13 * t.width, 0.4 + 0.08 * t.height, 0.08 * p.turn, 0.06 + 0.2 * t.stance
-        b, mid = 0.36 + 0.16 * t.width, y
+        w, h, x, y = 0.56 + 0.1 * t.width, 0.44 + 0.06 * t.height, 0.08 * p.turn, 0.1 + 0.12 * t.stance
+        b, mid = 0.4 + 0.14 * t.width, y
         tail = [[(b - 0.1, -0.8), (b + 0.3, -0.75), (b + 0.36, -0.35), (b + 0.14, -0.1)],
                 [(b - 0.1, -0.85), (b + 0.3, -0.85), (b + 0.42, -0.6)]][int(t.part * 6) % 2]
         p.body(stroke(tail, 0.1, 0.09 + 0.06 * t.detail))
@@ -71,7 +69,7 @@ def cat(p, t):
         for s in (-1, 1):
             p.body(oval(s * b * 0.42, -0.86, 0.17, 0.14))
             if marking == "socks": p.flat(oval(s * b * 0.42, -0.88, 0.16, 0.11), p.mark, edge=ink(p.mark))
-    size, top = 0.22 + 0.14 * t.part, y + h
+    size, top = 0.25 + 0.1 * t.part, y + h
     if ears == "folded": shape = smooth([(-0.2, 0), (-0.02, 0.7 * size), (0.2, 0.1), (0.06, -0.1)])
     elif ears == "wide": shape = smooth([(-0.22, 0.02), (-0.02, size), (0.12, size), (0.2, -0.18)])
     else: shape = np.array([(-0.26, 0), (0.1, size * 1.25), (0.26, -0.2)])
@@ -85,11 +83,11 @@ def cat(p, t):
             p.line([(ex + s * 0.1, ey + size * 1.2), (ex + s * 0.16, ey + size * 1.25 + 0.14)], p.ink, 0.07)
     if not p.cube:
         p.body(smooth(mirrored(x, (0, y - h), (w * 0.6, y - h * 0.84), (w, y), (w * 0.82, y + h * 0.68), (0, y + h))))
-    f, r, gap, ey = x + 0.2 * p.turn * w, 0.105 + 0.05 * t.eyes, w * 0.46, mid + 0.04
+    f, r, gap, ey = x + 0.2 * p.turn * w, 0.135 + 0.04 * t.eyes, w * 0.46, mid + 0.04
     eyes = [(f - gap, ey), (f + gap, ey)]
     if marking == "mask":
         for ex, ey in eyes: p.flat(oval(ex, ey + 0.02, r * 1.75, r * 1.6), p.mark)
-    for ex, ey in eyes: p.eye(ex, ey, r, pick(t.eyes * 4 % 1, EYES), 0.6, 1.12)
+    p.eyes(eyes, r, pick(t.eyes * 4 % 1, EYES), 0.6, 1.12)
     muzzle = 0.13 + 0.06 * t.detail
     for s in (-1, 1): p.flat(oval(f + s * muzzle * 0.8, ey - 0.27, muzzle, muzzle * 0.8), p.pale)
     for s in (-1, 1):
@@ -113,10 +111,10 @@ def dog(p, t):
     if p.cube:
         x, y, w = p.box()
         h, mid = w, y + 0.12
-        p.body(stroke([p.side[1] + (0, -0.6), p.side[1] + (0.2, -0.5), p.side[1] + (0.3, -0.1)], 0.09, 0.05))
+        p.body(stroke([p.side[1] + (0, -0.6), p.side[1] + (0.12, -0.5), p.side[1] + (0.16, -0.1)], 0.09, 0.06))
     else:
-        legs, back = 0.2 + 0.22 * t.stance, 0.52 + 0.22 * t.width
-        w, h, x, y = 0.42 + 0.1 * t.width, 0.44 + 0.06 * t.height, -0.22 + 0.08 * p.turn, -0.1 + legs
+        legs, back = 0.22 + 0.14 * t.stance, 0.56 + 0.16 * t.width
+        w, h, x, y = 0.48 + 0.08 * t.width, 0.48 + 0.05 * t.height, -0.22 + 0.08 * p.turn, -0.1 + legs
         mid = y
         p.body(stroke([(back - 0.1, legs - 0.6), (back + 0.16, legs - 0.42), (back + 0.2, legs - 0.02)], 0.1, 0.055))
         for leg in (-0.18, back - 0.28): p.body(pad(leg, -0.93, leg + 0.24, -0.4), lit=0.8)
@@ -130,22 +128,22 @@ def dog(p, t):
             neck = mirrored(x, (0.7 * w, y - h * 0.8), (0, y - h * 1.08))
             p.body(stroke(neck, 0.075), colour=collar_colour(t.trim, 0.4))
         p.body(oval(x, y, w, h, power=2.3))
-    f, r, gap = x + 0.2 * p.turn * w, 0.085 + 0.045 * t.eyes, w * 0.42
-    ey, top, long = mid + 0.14, y + h, 0.34 + 0.3 * t.part
+    f, r, gap = x + 0.2 * p.turn * w, 0.115 + 0.035 * t.eyes, w * 0.42
+    ey, top, long = mid + 0.15, y + h, 0.36 + 0.26 * t.part
     eyes = [(f - gap, ey), (f + gap, ey)]
     if marking == "blaze": p.flat(oval(f, ey + 0.08, 0.1, 0.3), p.pale)
     if marking == "eye patch": p.flat(oval(f + gap, ey + 0.02, r * 2, r * 2.2), p.mark)
     for s in (-1, 1):
-        root = np.array((x + s * w * 0.86, top - 0.2 * h))
+        root = np.array((x + s * w * (0.74 if p.cube else 0.86), top - 0.2 * h))
         if ears == "folded" or ears == "one up" and s > 0:
-            ear = np.array([(-0.28, 0.06), (0.02, 0.42), (0.2, 0.34 - long * 0.5), (0.1, -0.1)])
+            ear = np.array([(-0.3, 0.04), (0.0, 0.34), (0.2, 0.3 - long * 0.5), (0.1, -0.1)])
             p.body(smooth(root + ear * (s, 1)), lit=0.86)
         else:
             out = 0.26 if ears == "wide" else 0.1
             ear = stroke(root + np.array([(-0.12, 0.08), (out, -0.06), (out + 0.02, -long)]) * (s, 1), 0.1, 0.17)
             if t.marking > 0.7 and p.part: p.body(ear, colour=p.part)
             else: p.body(ear, lit=0.78)
-    for ex, ey in eyes: p.eye(ex, ey, r, mix(pick(t.eyes * 4 % 1, EYES), WHITE, 0.25), 0.7)
+    p.eyes(eyes, r, mix(pick(t.eyes * 4 % 1, EYES), WHITE, 0.25), 0.7)
     m, sy = 0.2 + 0.08 * t.detail, mid - 0.2  # snout
     p.flat(oval(f, sy - 0.2, 0.09, 0.15), (236, 96, 116), edge=DARK)
     p.body(*[oval(f + s * 0.5 * m, sy - 0.02, 0.62 * m, 0.75 * m) for s in (-1, 1)], colour=p.pale, edge=p.ink)
@@ -165,8 +163,8 @@ def bear(p, t):
         x, y, w = p.box()
         h, b = w, 0.5
     else:
-        w, h, x, y = 0.46 + 0.12 * t.width, 0.4 + 0.07 * t.height, 0.06 * p.turn, 0.3
-        b = 0.42 + 0.14 * t.width
+        w, h, x, y = 0.52 + 0.09 * t.width, 0.44 + 0.05 * t.height, 0.06 * p.turn, 0.3
+        b = 0.46 + 0.1 * t.width
     size, flat = 0.15 + 0.09 * t.part, ears == "flat"
     angle = {"round": 0.8, "high": 1.05, "wide": 0.6, "flat": 0.8}[ears]
     for s in (-1, 1):
@@ -195,10 +193,10 @@ def bear(p, t):
             for s in (-1, 1): p.body(smooth([(0, ty), (s * 0.22, y - h + 0.1), (s * 0.22, y - h - 0.16)]), colour=c)
             p.flat(oval(0, ty, 0.06), mix(c, WHITE, 0.3), edge=ink(c))
         if 0.5 < t.marking < 0.75 and p.worn != "yellow shirt": p.flat(heart(0.1 * p.turn, -0.46, 0.2), RED)
-    f, m, my, r = x + 0.2 * p.turn * w, 0.2 + 0.06 * t.detail, y - 0.15, 0.075 + 0.05 * t.eyes
+    f, m, my, r = x + 0.2 * p.turn * w, 0.2 + 0.06 * t.detail, y - 0.15, 0.1 + 0.04 * t.eyes
     p.body(oval(f, my, m, m * 0.8), colour=p.pale, edge=p.ink)
     eyes = [(f - 0.42 * w, y + 0.1), (f + 0.42 * w, y + 0.1)]
-    for ex, ey in eyes: p.eye(ex, ey, r, mix(p.pale, WHITE, 0.5) if bright(p.first) < 100 else (80, 48, 30), 0.8)
+    p.eyes(eyes, r, mix(p.pale, WHITE, 0.5) if bright(p.first) < 100 else (80, 48, 30), 0.8)
     p.flat(oval(f, my + m * 0.36, 0.1, 0.075), DARK)
     p.line(smooth(mirrored(f, (0.12, my - 0.06), (0.06, my - 0.1), (0, my - 0.02)), closed=False), DARK, 0.035)
     p.line([(f, my), (f, my + m * 0.3)], DARK, 0.035)
@@ -221,8 +219,8 @@ def duck(p, t):
         wing = oval(*(p.side.mean(0) - (0, 0.12)), 0.14, 0.22)
         crown = p.top(0.5, 0.5)
     else:
-        w, r = 0.7 + 0.14 * t.width, 0.36 + 0.08 * t.height
-        hx, hy = -0.3 + 0.24 * t.stance + 0.06 * p.turn, 0.26 + 0.16 * t.height
+        w, r = 0.72 + 0.1 * t.width, 0.42 + 0.06 * t.height
+        hx, hy = -0.3 + 0.2 * t.stance + 0.06 * p.turn, 0.3 + 0.1 * t.height
         p.body(smooth([(-w * 0.98, -0.42), (-w * 0.7, -0.9), (0, -0.99), (w * 0.72, -0.88), (w, -0.4), (w * 1.16, 0.02),
                        (w * 0.7, -0.16), (0.1, -0.16), (-w * 0.62, -0.08)]))
         shirt(p, smooth([(-w * 0.98, -0.44), (-w * 0.7, -0.86), (0, -0.96), (w * 0.5, -0.9), (w * 0.6, -0.5),
@@ -244,11 +242,11 @@ def duck(p, t):
         if marking == "ring" and bare_neck(p):
             p.body(stroke([(hx - r * 0.66, hy - r * 0.78), (hx, hy - r * 1.06), (hx + r * 0.72, hy - r * 0.74)], 0.06),
                    colour=p.second)
-    long, by, e, gap = 0.24 + 0.16 * t.part, hy - 0.12, 0.095 + 0.045 * t.eyes, 0.34 * r + 0.06
+    long, by, e, gap = 0.24 + 0.16 * t.part, hy - 0.13, 0.12 + 0.035 * t.eyes, 0.34 * r + 0.06
     eyes = [(f - gap, hy + 0.14), (f + gap, hy + 0.14)]
     if marking == "cheeks":
         for s in (-1, 1): p.flat(oval(f + s * (gap + 0.1), by, 0.11, 0.08), BLUSH)
-    for ex, ey in eyes: p.eye(ex, ey, e, WHITE, 0.68, 1.15)
+    p.eyes(eyes, e, WHITE, 0.68, 1.15)
     f -= 0.06 - 0.1 * p.turn
     p.body(smooth(mirrored(f, (0, by + 0.02), (long, by - 0.06), (0, by - 0.16))), colour=mix(bill, (120, 30, 10), 0.3))
     p.body(smooth(mirrored(f, (0, by - 0.08), (long, by - 0.02), (long * 0.6, by + 0.08), (0, by + 0.13))), colour=bill)
@@ -268,8 +266,7 @@ def face(p, t):
     if p.cube:
         x, y, w = p.box()
         h = w
-        if cut == "bald": p.body([p.lid[0]] * 3, colour=p.first, puff=0.3)  # one pixel at the corner, an old slip
-        else: p.body(p.lid, colour=hair, puff=0.3)
+        if cut != "bald": p.body(p.lid, colour=hair, puff=0.3)
         if cut in ("bob", "long"):
             p.body([p.side[0], p.side[1], p.side[2] + (0, 0.3), p.side[3] + (0, 0.3)], colour=hair, lit=0.8, puff=0.3)
         if cut == "bun": p.body(oval(*(p.top(0.5, 0.5) + (0, 0.2)), 0.24), colour=hair)
@@ -277,19 +274,19 @@ def face(p, t):
             a, b = p.front[:2]
             p.body([a, b, b - (0, 0.2), (x, y + h - 0.28), a - (0, 0.2)], colour=hair)
     else:
-        w, h, x, y = 0.46 + 0.14 * t.width, 0.62, 0.05 * p.turn, 0.12
+        w, h, x, y = 0.52 + 0.12 * t.width, 0.68, 0.05 * p.turn, 0.12
         # Behind the head:
         if cut == "bob": p.body(pad(x - w - 0.14, -0.42, x + w + 0.14, y + h + 0.12, power=3), colour=hair)
-        if cut == "long": p.body(pad(x - w - 0.13, -0.92, x + w + 0.13, y + h + 0.12, power=3), colour=hair)
-        if cut == "bun": p.body(oval(x, y + h + 0.14, 0.24), colour=hair)
+        if cut == "long": p.body(pad(x - w - 0.13, -1.1, x + w + 0.13, y + h + 0.12, power=3), colour=hair)
+        if cut == "bun": p.body(oval(x, y + h + 0.04, 0.23), colour=hair)
         if cut == "curls":
-            p.body(*[oval(*around(x, y + 0.12, w + 0.06, a, h + 0.02), 0.24) for a in np.linspace(-0.45, 3.6, 8)],
+            p.body(*[oval(*around(x, y + 0.12, w + 0.06, a, h - 0.04), 0.24) for a in np.linspace(-0.45, 3.6, 8)],
                    colour=hair)
-        if cut == "spikes": p.body(star(x, y + 0.2, h + 0.28, 11, 0.7, 0.28), colour=hair)
+        if cut == "spikes": p.body(star(x, y + 0.08, h + 0.2, 9, 0.76), colour=hair)
         p.body(pad(x - 0.17, -0.9, x + 0.17, -0.3), lit=0.86)  # neck
-        torso = smooth(mirrored(0, (0, -1.0), (0.8, -0.98), (0.74, -0.78), (0.3, -0.64), (0, -0.74)))
+        torso = smooth(mirrored(0, (0, -1.4), (0.9, -1.38), (0.8, -0.76), (0.34, -0.56), (0, -0.62)))
         p.body(torso, colour=pick(t.jaw * 3 % 1, ((70, 128, 138), (96, 104, 122), (226, 226, 220), (72, 84, 140))))
-        shirt(p, torso, collar=(0, -0.7, 0.3))
+        shirt(p, torso, collar=(0, -0.58, 0.32))
         for s in (-1, 1): p.body(oval(x + s * w, y - 0.04, 0.11, 0.15))  # ears
         square = 0.68 + 0.24 * t.jaw
         p.body(smooth(mirrored(x, (0.4 * w, y - h), (w * square, y - h * 0.62), (w, y + 0.1), (w * 0.8, y + h * 0.78),
@@ -302,7 +299,7 @@ def face(p, t):
             cap = [(-1.06, -0.2), (-1.0, 0.7), (0, 1.14), (1.0, 0.7), (1.06, -0.2), (0.9, 0.36), (0.2, 0.76),
                    (-0.5, 0.64), (-0.9, 0.3)]
         if cut != "bald": p.body(smooth(np.array(cap) * (w, h) + (x, y)), colour=hair)
-    f, r, gap = x + 0.22 * p.turn * w, 0.095 + 0.055 * t.eye_size, w * (0.36 + 0.16 * t.eye_gap)
+    f, r, gap = x + 0.22 * p.turn * w, 0.105 + 0.045 * t.eye_size, w * (0.38 + 0.12 * t.eye_gap)
     iris, ey = pick(t.eye_colour, ((76, 150, 84), (70, 140, 220), (122, 76, 42), (120, 128, 140))), y + 0.06
     eyes = [(f - gap, ey), (f + gap, ey)]
     if beard == "full":
@@ -339,24 +336,24 @@ def face(p, t):
         p.line([(f - gap + r + 0.07, ey), (f + gap - r - 0.07, ey)], (30, 30, 40), 0.06)
     if extra == "earrings":
         for s in (-1, 1): p.flat(oval(x + s * (w + (-0.06 if p.cube else 0.02)), y - 0.28, 0.075), GOLD, edge=ink(GOLD))
-    return Fit((x * 0.5, -0.66, 0.52, 0.34, 0.14), (x, y + h * 0.78, w * 0.98), eyes, r + (0.1 if p.cube else 0.12))
+    return Fit((x * 0.5, -0.6, 0.56, 0.34, 0.14), (x, y + h * 0.78, w * 0.98), eyes, r + (0.1 if p.cube else 0.12))
 
 
 def robot(p, t):
-    """A robot, antennas on its head and a panel on its chest."""
+    """A robot, antennas on its head and a gauge, buttons or a heart on its chest."""
     # part: antenna length; eyes: size and glow; marking: hands and ear bolts of steel or second colour; width, height:
     # head and torso
     antenna = pick(t.kind, ("ball", "two balls", "dish", "bulb"))
     walk, chest = pick(t.stance, ("legs", "tracks", "wheel")), pick(t.detail, ("gauge", "buttons", "heart"))
     mouth = pick(t.trim, ("grille", "smile", "slot"))
     steel, tyre = STEEL if p.who.colour not in ("grey", "white") else (110, 116, 128), (74, 76, 86)
-    b = 0.36 + 0.14 * t.width
+    b = 0.42 + 0.1 * t.width
     if p.cube:
         x, y, w = p.box()
         h, mid = w, y + 0.1
         crown = p.top(0.5, 0.5)
     else:
-        w, h, x, y = 0.4 + 0.16 * t.width, 0.3 + 0.07 * t.height, 0.06 * p.turn, 0.3
+        w, h, x, y = 0.46 + 0.12 * t.width, 0.36 + 0.05 * t.height, 0.06 * p.turn, 0.34
         mid, px = y, 0.1 * p.turn
         crown = np.array((x, y + h))
         if walk == "legs":
@@ -372,12 +369,11 @@ def robot(p, t):
             p.flat(oval(0, -0.8, 0.09), p.second)
         for s in (-1, 1):
             arm = [(s * b, -0.16), (s * (b + 0.2), -0.26), (s * (b + 0.2), -0.5)]
-            p.body(stroke(arm, 0.09))
-            p.body(oval(s * (b + 0.2), -0.56, 0.13), colour=p.part if t.marking > 0.5 else steel)
+            p.body(stroke(arm, 0.12))
+            p.body(oval(s * (b + 0.2), -0.56, 0.15), colour=p.part if t.marking > 0.5 else steel)
             shirt(p, stroke(arm[:2], 0.13))
         p.body(pad(-0.14, -0.2, 0.14, 0.1), colour=steel)
         p.body(pad(-b, -0.66, b, -0.04, power=7))
-        p.flat(pad(px - 0.25, -0.52, px + 0.25, -0.18), mix(steel, WHITE, 0.3), edge=p.ink)
         if chest == "gauge":
             p.flat(oval(px, -0.35, 0.14), WHITE, edge=DARK)
             p.line([(px, -0.38), (px + 0.08, -0.27)], (210, 30, 30), 0.05)
@@ -387,7 +383,7 @@ def robot(p, t):
         else: p.flat(heart(px, -0.36, 0.15), RED)
         shirt(p, pad(-b - 0.03, -0.62, b + 0.03, -0.02, power=7), collar=(0, -0.05, 0.24))
     for k in ((-0.5, 0.5) if antenna == "two balls" else (0,)):
-        tip = crown + (k * w * 1.3, 0.12 + 0.16 * t.part)
+        tip = crown + (k * w * 1.3, 0.14 + 0.1 * t.part)
         p.rope([crown + (k * w, -0.05), tip], steel, edge=DARK)
         if antenna == "dish": p.body(smooth(mirrored(0, (0, 0.02), (0.2, 0.06), (0, -0.04))) + tip, colour=p.second)
         elif antenna == "bulb": p.body(oval(*tip, 0.13), colour=(255, 226, 90))
@@ -399,7 +395,7 @@ def robot(p, t):
         p.body(pad(x - w, y - h, x + w, y + h, power=6))
     f = x + 0.18 * p.turn * w
     p.flat(pad(f - w * 0.76, mid - 0.06, f + w * 0.76, mid + h * 0.3 + 0.1, power=4), (40, 44, 58), edge=p.ink)
-    glow, r = pick(t.eyes * 3 % 1, ((90, 230, 250), (255, 226, 90), (130, 250, 130))), 0.09 + 0.045 * t.eyes
+    glow, r = pick(t.eyes * 3 % 1, ((90, 230, 250), (255, 226, 90), (130, 250, 130))), 0.115 + 0.035 * t.eyes
     eyes = [(f - 0.4 * w, mid + 0.1), (f + 0.4 * w, mid + 0.1)]
     for ex, ey in eyes:
         p.flat(oval(ex, ey, r), glow)

@@ -1,4 +1,4 @@
-"""The objects of the tiny world, from teapot to car.
+"""What stands on the table of the tiny world, from teapot to clock; what one goes out with is in gear.py.
 
 Each class is one function of the pen and the traits, which draws it from the back to the front; a comment says what the
 traits mean for it. The names are the same throughout: (x, y) is the centre, w the half width, `top` and `low` are the
@@ -13,7 +13,6 @@ from tiny_world.pen import (CREAM, DARK, GOLD, STEEL, WHITE, around, bright, edg
                             near_rim, oval, pad, pick, smooth, star, stroke, turned)
 
 LEAF = (72, 142, 66)
-TYRE, LAMP = (44, 44, 52), (255, 240, 170)
 
 
 # --- details ----------------------------------------------------------------------------------------------------------
@@ -49,14 +48,14 @@ def teapot(p, t):
     # part: spout length; eyes: knob size; detail: handle round or square; trim: colour of handle, knob and foot;
     # stance: foot height; marking: emblem
     kind, small = pick(t.kind, ("round", "squat", "tall", "pear")), p.part if t.trim > 0.4 else None
-    out = 0.26 + 0.12 * t.part + 0.06 * p.turn
+    out = 0.26 + 0.1 * t.part + 0.06 * p.turn
     if p.cube:
         x, y, w = p.box()
         h, lid = w, p.top(0.5, 0.45)
         out = min(out, 0.95 + x - w)
     else:
-        wider, higher = {"round": (0, 0), "squat": (0.06, -0.06), "tall": (-0.08, 0.1), "pear": (0, 0.04)}[kind]
-        w, h, foot = 0.48 + 0.1 * t.width + wider, 0.42 + 0.12 * t.height + higher, 0.05 + 0.1 * t.stance
+        wider, higher = {"round": (0, 0), "squat": (0.04, -0.05), "tall": (-0.05, 0.07), "pear": (0, 0.03)}[kind]
+        w, h, foot = 0.54 + 0.08 * t.width + wider, 0.5 + 0.08 * t.height + higher, 0.05 + 0.06 * t.stance
         x, y = 0.04 * p.turn, -1 + foot + h
         lid = np.array((x, y + 0.8 * h))
     left, right = x - w, x + w
@@ -81,7 +80,7 @@ def teapot(p, t):
         p.body(oval(*lid, 0.62 * w, 0.2))
         p.line(near_rim(x, y + 0.78 * h, 0.66 * w, 0.15), ink(small) if small else p.ink, 0.05)
     p.body(oval(lid[0], lid[1] + 0.24, 0.09 + 0.06 * t.eyes), colour=small)
-    emblem(p, x + 0.14 * p.turn, y - 0.1 * h, 0.2, t.marking)
+    emblem(p, x + 0.14 * p.turn, y - 0.1 * h, 0.22, t.marking)
 
 
 def vase(p, t):
@@ -89,16 +88,17 @@ def vase(p, t):
     # part: neck width; eyes: number of flowers; detail: handles or not; trim: colour of flowers, rim and handles;
     # stance: foot width; marking: emblem; width, height: of the belly and the whole
     kind, small = pick(t.kind, ("bulb", "amphora", "tulip", "column")), p.part if t.trim > 0.4 else None
-    x, top, neck, rise = 0.0, 0.2 + 0.24 * t.height, 0.14 + 0.14 * t.part, 0.46
+    blooms, neck, rise = int(t.eyes * 4), 0.16 + 0.14 * t.part, 0.44
+    x, top = 0.0, (0.2 if blooms else 0.66) + 0.16 * t.height  # without flowers the vase itself is tall
     if p.cube:
         p.box()
-        (x, top), rise = p.top(0.5, 0.5) + (0, 0.26), 0.24
-    blooms, tones = int(t.eyes * 4), ((238, 84, 110), (252, 200, 60), (170, 110, 220))
+        (x, top), rise = p.top(0.5, 0.4) + (0, 0.14), 0.24
+    tones = ((238, 84, 110), (252, 200, 60), (170, 110, 220))
     for k in range(blooms):
-        a = (k - (blooms - 1) / 2) * 0.5 - 0.1
+        a = (k - (blooms - 1) / 2) * 0.62 - 0.06
         bx, by = x + 0.62 * math.sin(a), top + rise * math.cos(a)
         p.line([(x + 0.05 * a, top - 0.1), (bx, by)], LEAF, 0.07)
-        flower(p, bx, by, 0.1, 0.085, 0.07, (tones[(k + int(t.trim * 3)) % 3], (250, 236, 170)), k)
+        flower(p, bx, by, 0.12, 0.1, 0.08, (tones[(k + int(t.trim * 3)) % 3], (250, 236, 170)), k)
     if p.cube:
         p.body(turned((top - 0.3, top - 0.14, top), (neck + 0.1, neck, neck + 0.12), x))
         p.body(oval(x, top, neck + 0.14, 0.07), colour=small)
@@ -106,22 +106,22 @@ def vase(p, t):
         if t.detail > 0.5:
             handle = np.array([(neck, -0.02), (neck + 0.26, -0.06), (neck + 0.16, -0.28)])
             for s in (-1, 1): p.body(stroke(handle * (s, 1) + (x, top), 0.055))
-        return emblem(p, x - 0.18 + 0.14 * p.turn, -0.4, 0.22, t.marking)
-    w, h, foot = 0.44 + 0.2 * t.width, top + 1, 0.2 + 0.16 * t.stance
+        return emblem(p, p.middle + 0.12 * p.turn, -0.4, 0.24, t.marking)
+    w, h, foot = 0.52 + 0.14 * t.width, top + 1, 0.24 + 0.14 * t.stance
     heights = [-1, -0.93, -1 + 0.3 * h, -1 + 0.55 * h, -1 + 0.8 * h, top - 0.06, top]
     radii = {"bulb": [foot, foot, w, w * 1.02, neck * 1.2, neck, neck * 1.35],
              "amphora": [foot, foot, w * 0.6, w * 1.08, w * 0.72, neck, neck * 1.5],
              "tulip": [foot, foot * 0.9, w * 0.72, w * 0.94, w * 0.8, w * 0.86, w * 1.05],
-             "column": [w * 0.8, w * 0.82, w * 0.78, w * 0.74, w * 0.7, neck * 1.5, neck * 1.8]}[kind]
+             "column": [w * 0.9, w * 0.94, w * 0.92, w * 0.9, w * 0.86, neck * 1.5, neck * 1.8]}[kind]
     belly, throat, mouth = radii[3], radii[5], radii[6]
     if t.detail > 0.5:
-        handle = np.array([(belly * 0.8, 0.5 * h - 1), (belly + 0.24, 0.72 * h - 1), (belly + 0.1, 0.9 * h - 1),
+        handle = np.array([(belly * 0.8, 0.5 * h - 1), (belly + 0.16, 0.72 * h - 1), (belly + 0.06, 0.9 * h - 1),
                            (throat * 0.8, top - 0.14)])
         for s in (-1, 1): p.body(stroke(handle * (s, 1), 0.06), colour=small)
     p.body(turned(heights, radii))
     p.body(oval(0, top, mouth + 0.04, 0.075), colour=small)
     p.flat(oval(0, top + 0.012, mouth - 0.05, 0.04), DARK)
-    emblem(p, 0.16 * p.turn, -1 + 0.44 * h, 0.2, t.marking)
+    emblem(p, 0.16 * p.turn, -1 + 0.44 * h, 0.22, t.marking)
 
 
 def bowl(p, t):
@@ -129,33 +129,33 @@ def bowl(p, t):
     # part: height of the heap; eyes: fruit size; detail: leaves; trim: rim and foot colour; stance: foot width;
     # marking: emblem; width, height: of the bowl
     fruit = pick(t.kind, ((206, 30, 60), (70, 80, 190), (246, 150, 40), (130, 190, 60)))  # berries, oranges, limes
-    r, rng = 0.13 + 0.08 * t.eyes, np.random.default_rng(int(t.part * 1e6))
+    r = (0.17 + 0.05 * t.eyes) * (0.85 if p.cube else 1)
     if p.cube:
         p.box()
-        (x, top), w = p.top(0.5, 0.4), 0.66
+        (x, top), w = p.top(0.5, 0.36), 0.66
         p.hole(0.82, (60, 44, 40))
     else:
-        x, top, w, low = 0.0, -0.1 + 0.18 * t.height, 0.78 + 0.16 * t.width, -0.88
+        x, top, w, low = 0.0, 0.06 + 0.12 * t.height, 0.82 + 0.12 * t.width, -0.9
         p.body(oval(x, top, w, 0.16), lit=0.6)
-    heap = (0.2 + 0.18 * t.part) * (0.8 if p.cube else 1)
-    for level, count in ((0.0, 5), (0.6, 4), (1.2, 3)):
-        span = (w - r - 0.04) * (1 - 0.42 * level) * (0.9 if p.cube else 1)
+    heap = (0.13 + 0.08 * t.part) * (0.6 if p.cube else 1)
+    for level, count in ((0.0, 4), (1, 3), (2, 2)):
+        span = (w - r - 0.04) * (1 - 0.33 * level)
         for k in range(count):
-            bx = x + span * (2 * k / (count - 1) - 1) + 0.04 * (rng.random() - 0.5)
+            bx = x + span * (2 * k / (count - 1) - 1)
             by = top + heap * level + 0.05 + 0.12 * (1 - ((bx - x) / w) ** 2)
-            p.body(oval(bx, by, r * 1.1), colour=mix(fruit, ((30, 10, 40), WHITE)[k % 2], 0.14 * rng.random()))
-            p.flat(oval(bx - 0.05, by + 0.06, 0.035), WHITE)
-            if t.detail > 0.5 and (k + int(level * 2)) % 2: p.flat(star(bx, by + r * 0.8, 0.11, 5, 0.4), LEAF)
+            p.body(oval(bx, by, r * 1.2), colour=mix(fruit, ((30, 10, 40), WHITE)[k % 2], 0.08))
+            p.flat(oval(bx - 0.07, by + 0.08, 0.05), WHITE)
+            if t.detail > 0.5 and (k + int(level)) % 2: p.flat(star(bx, by + r * 0.8, 0.14, 5, 0.4), LEAF)
     if p.cube:
         a, b, c, _ = p.lid
         p.body(edging(a, b, -0.1), edging(b, c, -0.1), colour=p.part if t.trim > 0.4 else None)
-        return emblem(p, x - 0.18 + 0.14 * p.turn, -0.42, 0.22, t.marking)
+        return emblem(p, p.middle + 0.12 * p.turn, -0.44, 0.24, t.marking)
     foot = 0.26 + 0.2 * t.stance
     p.body(pad(-foot, -1.0, foot, low + 0.1), lit=0.86, colour=p.part if t.trim > 0.6 else None)
     p.body(smooth(mirrored(0, (0, top - 0.13), (0.5 * w, top - 0.1), (w, top), (w * 0.95, top - 0.3),
                            (w * 0.68, low + 0.08), (0, low))))
     if t.trim > 0.4: p.body(hoop(0, top, w + 0.01, 0.15, 0.12), colour=p.part, lit=1.06)
-    emblem(p, 0.2 * p.turn, 0.5 * (top + low) - 0.06, 0.17, t.marking)
+    emblem(p, 0.2 * p.turn, 0.5 * (top + low) - 0.06, 0.22, t.marking)
 
 
 def can(p, t):
@@ -172,7 +172,7 @@ def can(p, t):
         for strip in (edging(a, b, -0.09), edging(b, c, -0.09)): p.body(strip, colour=STEEL)
         p.body(edging(p.side[3], p.side[2], 0.08), edging(p.front[3], p.side[3], 0.08), colour=STEEL)
     else:
-        x, w, low, top = 0.0, 0.42 + 0.16 * t.width, -0.9, 0.56 + 0.3 * t.height
+        x, w, low, top = 0.0, 0.5 + 0.1 * t.width, -0.9, 0.68 + 0.16 * t.height
         tx, ty, r = 0, top, w - (0.06 + 0.06 * t.stance)  # the middle of the top and its radius
         p.body(oval(0, -0.93, w - 0.06, 0.09), colour=STEEL)
         p.body(np.concatenate([[(-r, top - 0.02), (-w, top - 0.16), (-w, low)], near_rim(0, low, w, 0.09),
@@ -200,7 +200,7 @@ def can(p, t):
                colour=STEEL)
         p.flat(oval(0, top, r - 0.05, 0.07), (222, 226, 232), edge=ink(STEEL))
     if t.trim > 0.55:
-        p.body(stroke([(tx + 0.14, ty), (tx + 0.2, ty + 0.22), (tx + 0.42, ty + 0.28)], 0.05),
+        p.body(stroke([(tx + 0.14, ty), (tx + 0.18, ty + 0.14), (tx + 0.36, ty + 0.19)], 0.05),
                colour=WHITE if p.who.colour == "red" else (240, 70, 90))
     p.flat(oval(tx - 0.03, ty + 0.01, 0.12 + 0.05 * t.part, 0.045), (120, 124, 134))
     p.flat(oval(tx - 0.1, ty + 0.02, 0.05, 0.02), DARK)
@@ -218,18 +218,18 @@ def candle(p, t):
                    puff=0.5, edge=p.first)
         p.flat(oval(*p.top(0.5, 0.5), 0.3, 0.1), mix(p.first, WHITE, 0.5))
         if t.marking > 0.4: emblem(p, x + 0.12 * p.turn, y - 0.1, 0.2, t.marking)
-        return flame(p, *p.top(0.5, 0.5), 0.26 + 0.08 * t.eyes)
-    w, top = 0.36 + 0.18 * t.width, 0.08 + 0.3 * t.height
+        return flame(p, *p.top(0.5, 0.4), 0.26 + 0.05 * t.eyes)
+    w, top = (0.6 if holder == "none" else 0.48) + 0.12 * t.width, 0.24 + 0.16 * t.height
     low, r = {"stand": -0.58, "none": -0.94}.get(holder, -0.84), w - 0.1 * t.stance  # r: half width at the top
-    if holder in ("saucer", "handle"): p.body(oval(0, -0.88, 0.7 + 0.12 * t.width, 0.13), colour=metal)
-    if holder == "handle": p.rope(oval(0.78, -0.72, 0.15), metal, closed=True)
+    if holder in ("saucer", "handle"): p.body(oval(0, -0.88, 0.76 + 0.1 * t.width, 0.13), colour=metal)
+    if holder == "handle": p.rope(oval(0.82, -0.72, 0.16), metal, 0.08, closed=True)
     if holder == "stand":
-        p.body(pad(-0.44, -1.0, 0.44, -0.86), pad(-0.12, -0.95, 0.12, -0.6), pad(-w - 0.1, -0.72, w + 0.1, -0.56),
+        p.body(pad(-0.5, -1.0, 0.5, -0.86), pad(-0.12, -0.95, 0.12, -0.6), pad(-w - 0.1, -0.72, w + 0.1, -0.56),
                colour=metal)
     p.body(np.concatenate([[(-r, top), (-w, low)], near_rim(0, low, w, 0.08)[1:], [(w, low), (r, top)],
                            oval(0, top, r, 0.07)[:18]]))
     if t.marking > 0.75: p.paint(hoop(0, low + 0.36, w, 0.08, 0.16))
-    elif t.marking > 0.4: emblem(p, 0.14 * p.turn, 0.5 * (top + low) - 0.06, 0.17, (t.marking - 0.2) * 1.7)
+    elif t.marking > 0.4: emblem(p, 0.14 * p.turn, 0.5 * (top + low) - 0.1, 0.22, (t.marking - 0.2) * 1.7)
     p.body(oval(0, top, r, 0.09), lit=1.14, puff=0.4)
     drips = 2 + int(3 * t.detail)
     for k in range(drips):
@@ -238,7 +238,7 @@ def candle(p, t):
             p.body(stroke([(u * r, top - 0.02), (u * r, top - 0.1 - (0.12 + 0.4 * t.part) * (0.3 + (k * 3 % 5) / 5))],
                           0.07), lit=1.12, puff=0.5)
     p.flat(oval(0, top + 0.02, r * 0.72, 0.06), mix(p.first, (255, 230, 160), 0.55))
-    flame(p, 0, top + 0.02, 0.28 + 0.08 * t.eyes)
+    flame(p, 0, top + 0.02, 0.28 + 0.06 * t.eyes)
 
 
 def clock(p, t):
@@ -250,15 +250,15 @@ def clock(p, t):
         x, y, r = p.box()
         f, lean, hammer = x, 10, p.top(0.5, 0.5)  # f: the dial's centre
         bells = [p.top(0.2, 0.5) + (0, 0.1), p.top(0.8, 0.5) + (0, 0.1)]
-        for k in (-0.5, 0.5): p.body(oval(x + k, y - r, 0.13, 0.1), colour=metal)
+        for k in (-0.5, 0.5): p.body(oval(x + k, y - r + 0.03, 0.13, 0.1), colour=metal)
     else:
-        x, y, r, ry = 0.0, -0.2, 0.62 + 0.1 * t.width, 0.62 + 0.06 * t.height
+        x, y, r, ry = 0.0, -0.18, 0.68 + 0.08 * t.width, 0.66 + 0.05 * t.height
         f, lean, hammer = 0.08 * p.turn, 28, np.array((x, y + ry))
         bells = [(x - 0.44, y + ry + 0.02), (x + 0.44, y + ry + 0.02)]
         for s in (-1, 1):
             p.body(stroke([(s * 0.3, -0.6), (s * (0.5 + 0.12 * t.stance), -0.93)], 0.09, 0.07), colour=metal)
-    for colour, wide in ((DARK, 0.13), (metal, 0.07)): p.line([hammer, hammer + (0, 0.3)], colour, wide)
-    p.body(pad(hammer[0] - 0.12, hammer[1] + 0.22, hammer[0] + 0.12, hammer[1] + 0.36), colour=metal)
+    for colour, wide in ((DARK, 0.13), (metal, 0.07)): p.line([hammer, hammer + (0, 0.26)], colour, wide)
+    p.body(pad(hammer[0] - 0.12, hammer[1] + 0.18, hammer[0] + 0.12, hammer[1] + 0.32), colour=metal)
     size = 0.2 + 0.08 * t.part
     for (bx, by), s in zip(bells, (-1, 1)):
         p.line([(bx * 0.9 + 0.1 * x, by - 0.12), (bx, by + 0.08)], DARK, 0.1)
@@ -266,214 +266,15 @@ def clock(p, t):
     if not p.cube:
         if p.turn: p.body(oval(x - 0.1 * p.turn, y, r, ry), lit=0.8)
         p.body(oval(x + 0.03 * p.turn, y, r, ry))
-    d = 0.66 * r
-    p.flat(oval(f, y, d), pick(t.marking, (CREAM, WHITE, (206, 228, 246), mix(p.second, WHITE, 0.62))), edge=p.ink)
+    d = 0.62 * r
+    p.flat(oval(f, y, d), pick(t.marking, (CREAM, WHITE, (206, 228, 246), mix(p.second, WHITE, 0.75))), edge=p.ink)
     if marks == "ring":
         p.line(oval(f, y, d * 0.8), p.second if bright(p.second) < 200 else p.ink, 0.06, closed=True)
-    for k in range(0, 12, 1 if marks in ("twelve", "dots") else 3):
+    for k in range(0, 12, {"twelve": 1, "dots": 2}.get(marks, 3)):
         a = k * math.pi / 6
-        if marks == "dots": p.flat(oval(*around(f, y, 0.82 * d, a), 0.04), DARK)
+        if marks == "dots": p.flat(oval(*around(f, y, 0.8 * d, a), 0.045), DARK)
         else: p.line([around(f, y, 0.9 * d, a), around(f, y, (0.78 if k % 3 else 0.68) * d, a)], DARK, 0.045)
     hour, tone = 2 * math.pi * t.detail, pick(t.eyes * 3 % 1, (DARK, (180, 30, 40), (30, 60, 150)))
     for a, long, wide in ((hour, 0.4, 0.1), (12 * hour, 0.6 + 0.12 * t.eyes, 0.065)):  # hands, clockwise from the top
         p.line([(f, y), (f + long * d * math.sin(a), y + long * d * math.cos(a))], tone, wide)
     p.flat(oval(f, y, 0.06), tone)
-
-
-# --- for the way ------------------------------------------------------------------------------------------------------
-
-def boot(p, t):
-    """A boot, its toe to the left."""
-    # part: heel; eyes: eyelets and number of buckles; detail: pull tab; trim: sole colour; stance: toe length; marking:
-    # toe cap; width, height: shaft
-    kind = pick(t.kind, ("rain", "laced", "fur", "buckled"))
-    sole = pick(t.trim, ((70, 52, 44), (226, 206, 170), (60, 60, 68), p.part or CREAM))
-    inside = mix(p.first, DARK, 0.75)
-    if p.cube:
-        x, y, w = p.box()
-        p.hole(0.78, inside)
-        p.body(edging(p.side[3], p.side[2], 0.2), colour=sole, lit=0.85, puff=0.3)
-        cap = [(x + 0.1, -0.9), (x + 0.14, -0.45), (x - 0.3, -0.34), (x - w - 0.1, -0.5), (x - w - 0.16, -0.9)]
-        p.body(smooth(cap), colour=p.part if t.marking > 0.6 else None)
-        p.body(pad(x - w - 0.2, -1.0, x + w, -0.8, power=8), colour=sole)
-        top, front = y + w, x + 0.02 + 0.1 * p.turn
-    else:
-        x, w, top = 0.3, 0.34 + 0.1 * t.width, 0.46 + 0.4 * t.height
-        toe, heel = -0.56 - 0.28 * t.stance, 0.1 + 0.14 * t.part
-        if t.detail > 0.4:
-            p.body(stroke([(x + w - 0.06, top - 0.05), (x + w + 0.1, top + 0.1), (x + w - 0.16, top + 0.1)], 0.05),
-                   colour=p.second)
-        p.body(pad(x + w - 0.52, -1.0, x + w + 0.06, -0.7, power=6), colour=sole)
-        p.body(pad(toe - 0.06, -1.0 + heel * 0.5, x + w + 0.05, -0.72, power=5), colour=sole)
-        p.body(smooth([(x - w, top), (x - w * 0.9, -0.05), (x - w - 0.1, -0.24), (toe + 0.2, -0.36), (toe, -0.6),
-                       (toe, -0.8), (toe + 0.3, -0.82), (x, -0.82), (x + w, -0.82), (x + w + 0.03, -0.5),
-                       (x + w * 0.9, -0.1), (x + w, top), (x, top + 0.03)]))
-        if t.marking > 0.6:
-            p.body(smooth([(toe + 0.36, -0.4), (toe + 0.16, -0.38), (toe, -0.6), (toe, -0.8), (toe + 0.4, -0.81),
-                           (toe + 0.46, -0.6)]), colour=p.part)
-        p.flat(oval(x, top, w * 0.96, 0.08), inside, edge=p.ink)
-        front = x - 0.5 * w + 0.1 * p.turn
-    if kind == "rain": p.paint(hoop(x, top - 0.04, w, 0.07, 0.18))
-    elif kind == "laced":
-        for k in range(4):
-            y = top - 0.2 - 0.2 * k
-            p.rope([(front - 0.2, y - 0.06), (front + 0.2, y + 0.06)], WHITE)
-            p.flat(oval(front + 0.22, y + 0.07, 0.035 + 0.03 * t.eyes), GOLD)
-    elif kind == "fur":
-        p.body(*[oval(x + k * w * 0.95, top - 0.02 + 0.03 * (k * 4 % 2), 0.17) for k in (-1, -0.5, 0, 0.5, 1)],
-               colour=(240, 232, 216))
-    else:
-        for down in ((0.3,) if t.eyes < 0.5 else (0.25, 0.6)):
-            y = top - down
-            p.body(pad(x - w * 1.02, y - 0.09, x + w * 1.02, y + 0.09), colour=mix(p.sign, DARK, 0.3))
-            p.line(pad(front - 0.12, y - 0.1, front + 0.12, y + 0.1), GOLD, closed=True)
-
-
-def sneaker(p, t):
-    """A sneaker, its toe to the left."""
-    # part: sole thickness; kind: sign on its side; eyes: number of laces; detail: toe cap; trim: sole colour; stance:
-    # low or high top; marking: heel patch; width: toe bulk; height: of the shoe
-    sole = pick(t.trim, (WHITE, (226, 206, 170), (222, 224, 230), p.part or WHITE))
-    white = p.who.colour == "white"  # on which white parts would be lost
-    cap = STEEL if white else WHITE
-    if p.cube:
-        x, y, w = p.box()
-        p.hole(0.72, mix(p.first, DARK, 0.75))
-        p.body(edging(p.side[3], p.side[2], 0.2), colour=sole, lit=0.88, puff=0.3)
-        if t.detail > 0.3: p.body(smooth(mirrored(x, (0.4, -0.85), (0.36, -0.46), (0, -0.36))), colour=cap)
-        p.body(pad(x - w - 0.05, -1.0, x + w, -0.78, power=8), colour=sole)
-        p.body(pad(x - 0.24, y + w - 0.3, x + 0.24, y + w + 0.24, power=3), lit=0.9)
-        for k in range(3):
-            b = y + w - 0.1 - 0.17 * k
-            for s in (-1, 1): p.rope([(x - s * 0.3, b + 0.07), (x + s * 0.3, b - 0.07)], WHITE, 0.07)
-        return p.paint(star(*p.side.mean(0), 0.18))
-    high, toe = 0.02 + 0.3 * (t.stance > 0.5) + 0.2 * t.height, -0.88
-    thick, bulk, px = 0.12 + 0.1 * t.part, 0.1 * t.width, 0.06 * p.turn
-    p.body(stroke([(0.02, high - 0.06), (-0.08, high + 0.2)], 0.14), lit=0.88)
-    p.body(smooth([(0.06, high), (-0.1, high - 0.12), (-0.38, -0.38), (-0.66, -0.46 + bulk), (toe, -0.62 + bulk),
-                   (toe + 0.02, -0.86), (0, -0.88), (0.8, -0.86), (0.86, -0.5), (0.78, high - 0.12),
-                   (0.84, high + 0.12), (0.7, high + 0.1), (0.4, high - 0.08)]))
-    p.flat(smooth([(0.1, high - 0.02), (0.4, high - 0.1), (0.72, high + 0.04), (0.4, high - 0.02)]),
-           mix(p.first, DARK, 0.7))
-    if t.detail > 0.3:
-        p.body(smooth([(-0.62, -0.46 + bulk), (toe, -0.6 + bulk), (toe + 0.01, -0.86), (-0.5, -0.87), (-0.48, -0.66)]),
-               colour=cap)
-    if t.marking > 0.5:
-        p.body(smooth([(0.6, -0.86), (0.62, -0.5), (0.76, -0.4), (0.86, -0.5), (0.82, -0.86)]), colour=p.part, lit=0.9)
-    p.body(smooth([(toe - 0.03, -1 + thick * 1.5), (toe + 0.02, -0.98), (0, -1.0), (0.86, -0.98), (0.93, -1 + thick),
-                   (0.9, -1 + 1.7 * thick), (0.3, -1 + 1.3 * thick), (-0.4, -1 + 1.3 * thick)]), colour=sole)
-    p.line([(toe + 0.06, -1 + 0.7 * thick), (0.86, -1 + 0.7 * thick)], p.second if t.trim < 0.75 else WHITE, 0.05)
-    kind = pick(t.kind, ("swoosh", "stripes", "star", "bolt"))
-    if kind == "swoosh":
-        p.paint((px, -0.46) + smooth([(-0.24, -0.02), (0, -0.22), (0.66, 0.26), (0.04, -0.03), (-0.14, -0.02)]))
-    elif kind == "stripes":
-        stripe = np.array([(-0.06, -0.24), (0.07, -0.24), (-0.06, 0.2), (-0.18, 0.2)])
-        for k in (0, 0.22, 0.44): p.paint(stripe + (k + px + 0.1, -0.46))
-    elif kind == "star": p.paint(star(0.3 + px, -0.46, 0.22))
-    else:
-        bolt = np.array([(0, 0.24), (-0.22, -0.04), (-0.02, 0), (-0.14, -0.24), (0.16, 0.06), (0, 0.04)])
-        p.paint(bolt + (0.32 + px, -0.46))
-    laces = 2 + int(t.eyes * 3)
-    for k in range(laces):
-        u = (k + 0.3) / laces
-        a = np.array((-0.04 - 0.4 * u, high - 0.1 - u * (high + 0.3)))
-        p.rope([a + (-0.07, 0.08), a + (0.16, -0.08)], p.second if white else WHITE, 0.08)
-
-
-def backpack(p, t):
-    """A backpack with a pocket on its front."""
-    # part: pocket height; eyes: emblem size; detail: side pockets; trim: the straps' colour; stance: corners square to
-    # round; marking: emblem on the pocket; width, height: of the bag
-    kind = pick(t.kind, ("flap", "zip", "buckled flap", "roll top"))
-    strap = p.part if p.part and t.trim > 0.35 else mix(p.first, DARK, 0.35)
-    base = -0.96
-    if p.cube:
-        x, y, w = p.box()
-        top = y + w
-        p.body(stroke(p.top(0.5, 0.5) + [(-0.24, -0.02), (-0.2, 0.3), (0.2, 0.3), (0.24, -0.02)], 0.07), colour=strap)
-        p.body(stroke(p.side[1] + [(-0.12, -0.02), (0.2, -0.3), (0.1, -0.85), (-0.1, -1.0)], 0.07), colour=strap)
-        f = x
-    else:
-        x, w, top, f = 0.0, 0.5 + 0.16 * t.width, 0.42 + 0.26 * t.height, 0.1 * p.turn
-        p.body(stroke(mirrored(0, (0.22, top - 0.06), (0.18, top + 0.28)), 0.075), colour=strap)
-        side = np.array([(w * 0.7, top - 0.1), (w + 0.16, top - 0.42), (w + 0.14, -0.6), (w * 0.8, -0.8)])
-        for s in (-1, 1): p.body(stroke(side * (s, 1), 0.085), colour=strap)
-        if t.detail > 0.5:
-            for s in (-1, 1): p.body(pad(s * (w + 0.02) - 0.15, -0.86, s * (w + 0.02) + 0.15, -0.36, power=3), lit=0.84)
-        p.body(oval(0, (top + base) / 2, w, (top - base) / 2, power=5.5 - 2.7 * t.stance))
-    if kind in ("flap", "buckled flap"):
-        p.body(smooth([(x - w * 0.92, top - 0.44), (x - w * 0.96, top - 0.1), (x - w * 0.8, top + 0.02),
-                       (x + w * 0.8, top + 0.02), (x + w * 0.96, top - 0.1), (x + w * 0.92, top - 0.44),
-                       (f * 0.5, top - 0.56)], steps=5), lit=1.06)
-        for k in ((f,) if kind == "flap" else (f - 0.28, f + 0.28)):
-            p.body(pad(k - 0.06, top - 0.78, k + 0.06, top - 0.36), colour=strap)
-            p.flat(pad(k - 0.08, top - 0.66, k + 0.08, top - 0.54), GOLD, edge=ink(GOLD))
-    elif kind == "zip":
-        arch = oval(f, top - 0.5, w * 0.76, 0.36, power=3)[:19]
-        p.rope(arch, STEEL, 0.04, edge=p.ink)
-        tx, ty = arch[4]
-        p.flat(pad(tx - 0.04, ty - 0.2, tx + 0.04, ty), GOLD, edge=p.ink)
-    else:
-        p.body(pad(x - w * 0.98, top - 0.18, x + w * 0.98, top + 0.06, power=4), colour=p.part, lit=1.1)
-        p.line([(x - w * 0.9, top - 0.06), (x + w * 0.9, top - 0.06)], ink(p.second), 0.035)
-    pocket = -0.42 + 0.16 * t.part
-    p.body(pad(f - w * 0.7, base + 0.06, f + w * 0.7, pocket, power=3.4), lit=0.96)
-    p.line([(f - w * 0.6, pocket - 0.1), (f + w * 0.6, pocket - 0.1)], p.ink, 0.05)
-    emblem(p, f, (base + pocket) / 2 - 0.02, 0.12 + 0.06 * t.eyes, 0.2 + 0.8 * t.marking)
-
-
-def car(p, t):
-    """A car that drives to the left."""
-    # part: wheel size; eyes: headlight size; detail: window split; trim: bumper and hubs; stance: ride height; marking:
-    # emblem on the door or racing line; width, height: body and cabin
-    metal, glass = pick(t.trim, (STEEL, GOLD, p.second)), (176, 218, 240)
-    if p.cube:
-        x, y, w = p.box()
-        p.flat(pad(x - w * 0.82, y + 0.04, x + w * 0.82, y + w - 0.1), glass, edge=p.ink)
-        b, c = p.side[:2]
-        p.flat([b + (0.05, -0.1), c + (-0.05, -0.08), c + (-0.05, -0.48), b + (0.05, -0.52)], mix(glass, DARK, 0.16),
-               edge=p.ink)
-        p.line([(x - 0.3, y + 0.1), (x - 0.1, y + w - 0.16)], WHITE, 0.08)
-        for k in (-0.36, 0.36): p.flat(oval(x + k, y - 0.18, 0.12 + 0.05 * t.eyes), LAMP, edge=p.ink)
-        p.flat(pad(x - w, y - 0.5, x + w, y - 0.36), metal, edge=ink(metal))
-        for k in (-0.4, 0.4): p.body(pad(x + k - 0.15, -1.0, x + k + 0.15, -0.86, power=4), colour=TYRE)
-        wheel = 0.5 * (p.side[2] + p.side[3]) + (0, 0.03)
-        p.body(oval(*wheel, 0.15, 0.2), colour=TYRE)
-        return p.flat(oval(*wheel, 0.07, 0.1), metal)
-    kind = pick(t.kind, ("beetle", "saloon", "van", "pick-up"))
-    r, w, px = 0.2 + 0.07 * t.part, 0.82 + 0.1 * t.width, 0.05 * p.turn
-    low = -1 + r * 0.8 + 0.08 * t.stance
-    deck, roof = low + 0.5, low + 0.86 + 0.22 * t.height  # where the windows and the roof begin
-    if kind == "beetle":
-        p.body(smooth([(-w, low), (-w, deck - 0.18), (-w * 0.66, deck), (-w * 0.4, roof - 0.1), (0.05, roof + 0.02),
-                       (w * 0.55, roof - 0.12), (w * 0.9, deck - 0.04), (w, low + 0.12), (w * 0.9, low)]))
-        window = smooth([(-w * 0.4, deck + 0.02), (-w * 0.26, roof - 0.16), (0.04, roof - 0.1),
-                         (w * 0.44, roof - 0.18), (w * 0.58, deck + 0.02)], steps=4)
-    elif kind == "saloon":
-        p.body(smooth([(-w, low), (-w, deck - 0.08), (-w * 0.56, deck), (-w * 0.3, roof), (w * 0.4, roof),
-                       (w * 0.64, deck + 0.02), (w * 0.98, deck - 0.04), (w, low)], steps=5))
-        window = [(-w * 0.4, deck + 0.02), (-w * 0.22, roof - 0.1), (w * 0.32, roof - 0.1), (w * 0.5, deck + 0.02)]
-    elif kind == "van":
-        p.body(smooth([(-w, low), (-w, deck), (-w * 0.8, roof + 0.04), (-w * 0.4, roof + 0.1), (w * 0.9, roof + 0.1),
-                       (w, roof - 0.1), (w, low), (0, low)], steps=5))
-        window = [(-w * 0.8, deck + 0.06), (-w * 0.66, roof - 0.04), (w * 0.82, roof - 0.04), (w * 0.82, deck + 0.06)]
-    else:
-        p.body([(-w, low), (-w, deck - 0.1), (-w * 0.9, deck), (-w * 0.5, deck + 0.02), (-w * 0.32, roof),
-                (w * 0.2, roof), (w * 0.24, deck), (w, deck), (w, low)])
-        window = [(-w * 0.38, deck + 0.04), (-w * 0.24, roof - 0.1), (w * 0.1, roof - 0.1), (w * 0.1, deck + 0.04)]
-    window = np.array(window) + (px, 0)
-    p.flat(window, glass, edge=p.ink)
-    (x0, y0), (x1, y1) = window.min(0), window.max(0)
-    for u in ((0.5,) if t.detail < 0.5 else (0.36, 0.68)):
-        x = x0 + u * (x1 - x0)
-        p.line([(x, y0), (x, y1)], p.first if bright(p.first) > 66 else p.ink, 0.07)
-    p.line([(x0 + 0.26 * (x1 - x0), y0 + 0.06), (x0 + 0.34 * (x1 - x0), y1 - 0.08)], WHITE, 0.05)  # a reflection
-    for x in (-w + 0.04, w - 0.04): p.body(pad(x - 0.1, low - 0.02, x + 0.1, low + 0.1), colour=metal)
-    p.flat(oval(-w + 0.1, low + 0.26, 0.09, 0.08 + 0.05 * t.eyes), LAMP, edge=p.ink)
-    p.flat(oval(w - 0.05, low + 0.27, 0.05, 0.08), (226, 50, 50), edge=p.ink)
-    if t.marking > 0.75: p.paint(pad(-w * 0.8, low + 0.2, w * 0.84, low + 0.32, power=20))
-    else: emblem(p, 0.06 + px, low + 0.24, 0.15, t.marking / 0.75)
-    for k in (-0.55, 0.55):
-        p.body(oval(k * w, -1 + r, r * 1.05), colour=TYRE)
-        p.flat(oval(k * w, -1 + r, r * 0.52), metal, edge=DARK)
-        p.flat(oval(k * w, -1 + r, r * 0.18), DARK)

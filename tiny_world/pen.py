@@ -14,13 +14,25 @@ from PIL import Image, ImageDraw, ImageFilter
 from tiny_world.world import COLOURS, SKIN, TRAITS
 
 S = 192     # width and height of a large picture or layer in pixels
-UNIT = 68   # pixels per local unit at scale 1: the figure is 2 units high
-GROUND = 3  # pixels by which y = 0 lies below the middle, so that the figure stands on the ground
+UNIT = 76  # pixels per local unit at scale 1: a figure 2 units high fills 79 % of the picture
+
+# How each class is put into the frame: widened by, heightened by, and the local point that comes to the picture's
+# middle. A large subject has a readable pattern.
+FRAME = {
+    "cat": (1.12, 1.02, 0.15, 0.01), "dog": (1.0, 1.0, -0.05, -0.02), "face": (1.32, 1.32, 0.0, 0.13),
+    "bear": (1.1, 1.0, 0.0, 0.0), "duck": (1.18, 1.02, 0.06, -0.02), "robot": (1.15, 0.95, 0.0, 0.03),
+    "teapot": (1.06, 1.25, -0.03, -0.18), "vase": (1.15, 0.98, 0.0, 0.0), "bowl": (1.1, 1.06, 0.0, -0.02),
+    "can": (1.3, 1.0, 0.0, 0.0), "candle": (1.1, 1.0, 0.03, 0.0), "clock": (1.08, 1.08, 0.0, -0.02),
+    "boot": (1.17, 1.04, 0.0, -0.06), "sneaker": (1.04, 1.15, 0.0, -0.14), "backpack": (1.08, 1.0, 0.0, -0.04),
+    "car": (0.96, 1.0, 0.0, -0.14),
+}
+CUBE = (1.12, 1.12, 0.0, -0.08)
 
 
 # --- colours ----------------------------------------------------------------------------------------------------------
 
-WHITE, DARK, STEEL, CREAM, GOLD = (250, 250, 248), (34, 30, 36), (190, 194, 202), (250, 240, 216), (240, 190, 60)
+WHITE, DARK, GREY = (250, 250, 248), (34, 30, 36), (160, 164, 174)
+STEEL, CREAM, GOLD = (190, 194, 202), (250, 240, 216), (240, 190, 60)
 
 
 def mix(a, b, u):
@@ -35,7 +47,7 @@ def bright(colour):
 
 def ink(colour):
     """The outline's colour: darker, but lighter than black, so that a black boot stands out at night."""
-    return mix(colour, (190, 190, 208), 0.42) if bright(colour) < 66 else mix(colour, (20, 12, 24), 0.58)
+    return mix(colour, (190, 190, 208), 0.36) if bright(colour) < 66 else mix(colour, (20, 12, 24), 0.48)
 
 
 def pick(u, options):
@@ -136,9 +148,9 @@ def around(x, y, r, angle, ry=None):
 
 def pattern_shapes(name, size, period, rng):
     """The shapes that make up a pattern, upright; more of them than the body will show."""
-    row = range(-5, 6)
+    row = range(-4, 5)
     if name == "stripes":
-        for k in row: yield rectangle(-2, (k - 0.16) * period, 2, (k + 0.16) * period)
+        for k in row: yield rectangle(-2, (k - 0.135) * period, 2, (k + 0.135) * period)
     elif name == "band": yield rectangle(-2, -0.34, 2, -0.06 + 0.1 * size)
     elif name == "zigzag":
         for k in row:
@@ -147,8 +159,8 @@ def pattern_shapes(name, size, period, rng):
     elif name == "patches":
         for j in (-1, 0, 1):
             for k in (-1, 0, 1):
-                r = (0.17 + 0.11 * size) * (0.75 + 0.5 * rng.random(8))
-                x, y = np.array([j, k]) * 0.72 + (rng.random(2) - 0.5) * 0.4 + (0.36 * (k % 2), 0)
+                r = (0.19 + 0.06 * size) * (0.8 + 0.4 * rng.random(8))
+                x, y = np.array([j, k]) * 0.74 + (rng.random(2) - 0.5) * 0.3 + (0.37 * (k % 2), 0)
                 yield smooth(np.stack([x + r * COS[::5], y + r * SIN[::5]], 1))
     else:
         for j in row:
@@ -165,7 +177,7 @@ def pattern_mask(name, size, angle):
     image, a = Image.new("L", (144, 144), 0), (angle - 0.5) * math.pi
     turn = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
     ctx = ImageDraw.Draw(image)
-    for shape in pattern_shapes(name, size, 0.42 + 0.28 * size, rng):
+    for shape in pattern_shapes(name, size, 0.5 + 0.22 * size, rng):
         ctx.polygon((np.asarray(shape) @ turn * (48, -48) + 72).ravel().tolist(), fill=255)
     return image
 
@@ -198,17 +210,22 @@ class Pen:
             u = 0.24 * (getattr(self.traits, "shade", 0.5) - 0.5)  # faces have no shade
             self.first = mix(COLOURS[who.colour], WHITE if u > 0 else (20, 10, 20), abs(u))
         self.second, self.ink = COLOURS[who.second], ink(self.first)
+        if max(abs(a - b) for a, b in zip(self.first, self.second)) < 100:  # too alike for a pattern: set them apart
+            self.second = mix(self.second, WHITE if bright(self.second) > bright(self.first) else (20, 10, 20), 0.25)
         # On a patterned body the first colour must dominate, so small parts keep it; None paints with the skin.
         plain = who.pattern == "plain"
         self.part, self.sign = (self.second, self.second) if plain else (None, self.first)
         self.pale = mix(self.first, WHITE, 0.72 if bright(self.first) < 215 else 0.9)  # muzzles and bellies
         self.mark = self.second if plain else self.pale  # masks and socks
-        hat = 0.84 if self.worn.endswith("hat") else 1.0  # a hat needs head room; the feet stay where they are
-        self.unit, a, side = UNIT * pose.scale * hat, math.radians(pose.tilt), -1 if pose.flip else 1
-        self.matrix = self.unit * np.array([[side * math.cos(a), -math.sin(a)], [-side * math.sin(a), -math.cos(a)]])
+        hat = 0.86 if self.worn.endswith("hat") else 1.0  # a hat needs head room; the feet stay where they are
+        wide, high, x, y = CUBE if scene.cube else FRAME[who.cls]
+        unit, a, side = UNIT * pose.scale, math.radians(pose.tilt), -1 if pose.flip else 1
+        self.unit = unit * hat * high
+        turn = np.array([[side * math.cos(a), -math.sin(a)], [-side * math.sin(a), -math.cos(a)]])
+        self.matrix = unit * hat * turn * (wide, high)
         half = S // 2
-        self.centre = np.array([half + half * pose.x,
-                                half + GROUND - half * pose.y + UNIT * pose.scale * (1 - hat)])
+        middle = (half + half * pose.x, half - half * pose.y + unit * high * (1 + y) * (1 - hat))
+        self.centre = middle - self.matrix @ (x, y)
         self.layer = Image.new("RGBA", (S, S), (*self.first, 0))
         self.ctx = ImageDraw.Draw(self.layer)
         self.skin = Image.new("RGB", (S, S), self.first)
@@ -262,33 +279,33 @@ class Pen:
         for p in polygons: ctx.polygon([v - (y0 if i % 2 else x0) for i, v in enumerate(p)], fill=255)
         g, slope = relief(mask, 3)
         down, right = (np.linspace(1, -1, n, dtype=np.float32) for n in g.shape)
-        light = lit * (1 + puff * (0.20 * slope + 0.07 * (down[:, None] + right) - 0.16 * (1 - g)))
-        light = Image.fromarray((light * 128).clip(0, 255).astype(np.uint8)).resize(size, Image.BILINEAR)
-        light = np.asarray(light, np.float32)[..., None] / 128
-        base = np.float32(colour) if colour else np.asarray(self.skin.crop(box), np.float32)
-        # Dark things show their form by light alone.
-        lift = 40 * (light - 1) if bright(colour or self.first) < 90 else 0
-        solid = Image.fromarray((base * light + lift).clip(0, 255).astype(np.uint8))
+        light = lit * (1 + puff * (0.20 * slope + 0.07 * (down[:, None] + right) - 0.16 * (1 - g))) - 1
+        solid = Image.new("RGB", size, colour) if colour else self.skin.crop(box)
+        # Shade multiplies, light mixes with white: dark things show their form by light alone.
+        for tone, strength in (((0, 0, 0), -255), (WHITE, 200)):
+            amount = Image.fromarray((light * strength).clip(0, 255).astype(np.uint8))
+            solid.paste(tone, (0, 0), amount.resize(size, Image.BILINEAR))
         self.layer.paste(solid, box, mask)
 
-    def eye(self, x, y, r, iris, pupil=0.66, tall=1.0):
-        """A round eye with a highlight; narrower on the side that is turned away."""
-        rx = r * (1 - 0.22 * max(0.0, -self.turn * np.sign(x - self.turn * 0.01)))
-        self.flat(oval(x, y, rx, r * tall), iris, edge=DARK)
-        self.flat(oval(x, y, rx * pupil, r * pupil * tall), DARK)
-        self.flat(oval(x - 0.32 * rx, y + 0.36 * r, 0.36 * r), WHITE)
+    def eyes(self, places, r, iris, pupil=0.66, tall=1.0):
+        """Two round eyes with highlights; the one on the far side of a turned head is narrower."""
+        for (x, y), side in zip(places, (-1, 1)):
+            rx = r * (1 - 0.22 * max(0.0, side * self.turn))
+            self.flat(oval(x, y, rx, r * tall), iris, edge=DARK)
+            self.flat(oval(x, y, rx * pupil, r * pupil * tall), DARK)
+            self.flat(oval(x - 0.3 * rx, y + 0.36 * r, 0.38 * r), WHITE)
 
     def box(self):
-        """The cube: draws its side, top (`lid`) and front; returns the centre and the half width of the front."""
+        """The cube: draws side, top (`lid`) and front; returns the front's centre (x also as `middle`), half width."""
         back, half = np.array([0.36 + 0.1 * self.turn, 0.27]), 0.6  # how far the back is shifted from the front
         x, y = -0.5 * back[0], -0.4
         self.front = rectangle(x - half, y + half, x + half, y - half)
         a, b, c, _ = self.front
         self.lid, self.side = np.array([a, b, b + back, a + back]), np.array([b, b + back, c + back, c])
-        self.body(self.side, lit=0.74, puff=0.3)
+        self.body(self.side, lit=0.84 if bright(self.first) > 200 else 0.74, puff=0.3)  # a pale one would look grey
         self.body(self.lid, lit=1.16, puff=0.3)
-        if bright(self.first) > 200: self.body(self.side, lit=0.8, puff=0.3)  # a pale side would look grey
         self.body(self.front, puff=0.7)
+        self.middle = x
         return x, y, half
 
     def top(self, u, v):

@@ -42,12 +42,12 @@ class Config:
     out: str = "tiny_world/model"  # the checkpoint, in the public layout
     work: str = "runs/pretrain"    # pictures, latents, the state to resume from, logs and sample grids
     pictures: int = 100_000        # drawn once and used again and again, each time with a new caption
-    vae_steps: int = 6_400
+    vae_steps: int = 24_000
     vae_batch: int = 8             # many small steps: each picture has thousands of pixels to learn from
     vae_lr: float = 2e-3
-    steps: int = 20_000
-    batch: int = 64
-    lr: float = 8e-4
+    steps: int = 60_000
+    batch: int = 32
+    lr: float = 7e-4
     warmup: int = 500
     decay: float = 0.25            # the last quarter of the steps brings the learning rate down to zero
     ema: float = 0.9995
@@ -57,10 +57,10 @@ class Config:
     resume: bool = False           # go on from the state in `work`
 
 
-VAE_CONFIG = VAEConfig(block_out_channels=(24, 64, 96), latent_channels=8, layers_per_block=1, norm_num_groups=8)
+VAE_CONFIG = VAEConfig(block_out_channels=(24, 64, 64), latent_channels=8, layers_per_block=1, norm_num_groups=8)
 TEXT_CONFIG = CLIPTextConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
                              max_position_embeddings=32)
-UNET_CONFIG = UNetConfig(sample_size=16, in_channels=8, out_channels=8, block_out_channels=(80, 128, 128), layers_per_block=1, attention_head_dim=4,
+UNET_CONFIG = UNetConfig(sample_size=16, in_channels=8, out_channels=8, block_out_channels=(64, 112, 128), layers_per_block=1, attention_head_dim=4,
                          cross_attention_dim=128, norm_num_groups=16,
                          down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
                          up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
@@ -167,7 +167,7 @@ def train_vae(cfg, work, pictures):
             y = vae.decode(mean + std * torch.randn(std.shape, generator=noise)).float()
         kl = 0.5 * (mean ** 2 + std ** 2 - 1 - 2 * std.log()).mean()
         error = F.mse_loss(y, x)
-        loss = error + 0.1 * F.l1_loss(y, x) + 1e-5 * kl
+        loss = error + 0.1 * F.l1_loss(y, x) + 1e-4 * kl
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)

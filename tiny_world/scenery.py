@@ -2,6 +2,7 @@
 
 First the tools, then the shapes that several contexts share, then one short function per context, then the table that
 finds them. A subject will cover the middle of the picture, so whatever tells a context apart is painted near the edges.
+The places are posters: few, large and soft shapes, because what is small and scattered is lost on a small autoencoder.
 Everything is drawn 192 pixels wide, three times too large: reducing it later smooths the outlines.
 """
 from colorsys import hsv_to_rgb
@@ -39,21 +40,20 @@ def canvas(*stops):
 
 @cache
 def noise(across, down):
-    """Smooth chance for textures: 2S x 2S numbers around 0 with bumps of `across` x `down` pixels."""
+    """Smooth chance: 2S x 2S numbers around 0 with bumps of `across` x `down` pixels."""
     grid = np.random.default_rng(0).normal(size=(2 * S // down, 2 * S // across)).astype(np.float32)
     return np.asarray(Image.fromarray(grid).resize((2 * S, 2 * S), Image.Resampling.BICUBIC))
 
 
-def bumps(rng, across, down, rows=S):
+def bumps(rng, across, down):
     """A random cut-out of `noise`: cheaper than fresh noise, and as varied to the eye."""
     x, y = rng.integers(0, S, 2)
-    return noise(across, down)[y:y + rows, x:x + S]
+    return noise(across, down)[y:y + S, x:x + S]
 
 
-def texture(picture, rng, across, down, strength, top=0):
-    """Lightens and darkens everything below row `top` in bumps."""
-    part = np.asarray(picture)[top:] + strength * bumps(rng, across, down, S - top)[..., None]
-    picture.paste(Image.fromarray(part.clip(0, 255).astype(np.uint8)), (0, top))
+def spread(rng, count, low=0, high=S):
+    """Numbers between low and high, one in each of `count` equal parts, so that none crowd together."""
+    return low + (high - low) * (np.arange(count) + rng.uniform(0.15, 0.85, count)) / count
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
@@ -64,53 +64,57 @@ def disc(pen, x, y, rx, ry, colour):
 
 
 def leaf(pen, x, y, length, angle, width, colour):
-    """A pointed oval that starts at (x, y): a leaf, a petal, a blade. Angles run clockwise from the right."""
+    """A pointed oval that starts at (x, y): a leaf, a petal, a ripple. Angles run clockwise from the right."""
     c, s = cos(angle), sin(angle)
     outline = (0, 0), (0.2, 0.36), (0.5, 0.5), (0.8, 0.28), (1, 0), (0.8, -0.28), (0.5, -0.5), (0.2, -0.36)
     pen.polygon([(x + u * length * c - v * width * s, y + u * length * s + v * width * c) for u, v in outline], colour)
 
 
 def frond(pen, x, y, length, angle, colour):
-    """A palm leaf: leaflets on both sides of a rib that bends down under its weight."""
-    for i in range(9):
-        bend = angle + (0.09 * i if cos(angle) >= 0 else -0.09 * i)
+    """A palm leaf that bends down under its weight; its lower edge is notched."""
+    upper, lower, rib = [], [], []
+    for i in range(10):
+        bend = angle + (0.13 * i if cos(angle) >= 0 else -0.13 * i)
+        wide = length * 0.17 * sin(pi * ((i + 1) / 11) ** 0.7)
+        down = wide * (1.3 if i % 3 else 0.3) * (1 if cos(angle) >= 0 else -1)
+        side = wide * (1 if cos(angle) >= 0 else -1)
+        upper.append((x + side * sin(bend), y - side * cos(bend)))
+        lower.append((x - down * sin(bend), y + down * cos(bend)))
+        rib.append((x, y))
         x, y = x + length / 9 * cos(bend), y + length / 9 * sin(bend)
-        for side in (-1, 1):
-            shade = mix(colour, BLACK, 0.1 + 0.1 * side)
-            leaf(pen, x, y, length * (0.42 - 0.028 * i), bend + side * 0.9, length * 0.09, shade)
+    pen.polygon(upper + lower[::-1], colour)
+    pen.line(rib, mix(colour, WHITE, 0.25), 2)
 
 
 def hills(pen, rng, y, height, colour):
     """Rolling ground from row `y` (give or take `height`) to the bottom of the picture."""
     a, b = 2 * pi * rng.random(2)
-    ridge = [(x, y - height * (0.7 * sin(x / 38 + a) + 0.3 * sin(x / 17 + b))) for x in range(-4, S + 5, 6)]
+    ridge = [(x, y - height * (0.75 * sin(x / 38 + a) + 0.25 * sin(x / 22 + b))) for x in range(-4, S + 5, 8)]
     pen.polygon([(-4, S), *ridge, (S + 4, S)], colour)
 
 
 def clouds(pen, rng, low, colour=WHITE):
     """One cloud at each side, above row `low`."""
-    for x, y, w in zip(rng.uniform((0, 130), (50, 190)), rng.uniform(14, low, 2), rng.uniform(9, 14, 2)):
-        for dx, dy, r in ((-1.3, 0, 0.7), (1.3, 0, 0.7), (-0.5, -0.35, 0.9), (0.6, -0.2, 0.8), (0, 0.1, 0.7)):
+    for x, y, w in zip(rng.uniform((4, 136), (44, 186)), rng.uniform(14, low, 2), rng.uniform(12, 16, 2)):
+        for dx, dy, r in ((-1.2, 0, 0.7), (1.2, 0, 0.7), (0, -0.2, 1)):
             disc(pen, x + w * dx, y + w * dy, w * r, w * r * 0.62, colour)
 
 
 def fir(pen, x, foot, height, colour, snow=None):
-    """A fir of four tiers, each tipped with snow if `snow` is a colour."""
-    pen.rectangle((x - 2, foot - height * 0.15, x + 2, foot), (84, 62, 50))
-    for i in range(4):
-        low, half, rise = foot - height * (0.1 + 0.21 * i), height * (0.3 - 0.058 * i), height * 0.34
-        pen.polygon([(x - half, low), (x, low - rise), (x + half, low)], mix(colour, WHITE, 0.04 * i))
-        if snow:
-            edge = (-0.75, 0.22), (0, 1), (0.75, 0.22), (0.3, 0.4), (0, 0.2), (-0.3, 0.4)
-            pen.polygon([(x + half * u, low - rise * v) for u, v in edge], snow)
+    """A fir of three tiers, each tipped with snow if `snow` is a colour."""
+    pen.rectangle((x - 3, foot - height * 0.15, x + 3, foot), (84, 62, 50))
+    for i in range(3):
+        low, half, rise = foot - height * (0.1 + 0.26 * i), height * (0.31 - 0.07 * i), height * 0.38
+        pen.polygon([(x - half, low), (x, low - rise), (x + half, low)], mix(colour, WHITE, 0.05 * i))
+        edge = (-0.6, 0.4), (0, 1), (0.6, 0.4), (0, 0.3)
+        if snow: pen.polygon([(x + half * u, low - rise * v) for u, v in edge], snow)
 
 
 def window(pen, x, y, w, h, glass):
-    """A window with a white frame and a cross bar."""
-    pen.rectangle((x - 2, y - 2, x + w + 2, y + h + 2), WHITE)
+    """A window with a white frame and a bar."""
+    pen.rectangle((x - 3, y - 3, x + w + 3, y + h + 3), WHITE)
     pen.rectangle((x, y, x + w, y + h), glass)
-    pen.line((x + w / 2, y, x + w / 2, y + h), WHITE, 2)
-    pen.line((x, y + h / 2, x + w, y + h / 2), WHITE, 2)
+    pen.line((x + w / 2, y, x + w / 2, y + h), WHITE, 3)
 
 
 # --- the contexts -----------------------------------------------------------------------------------------------------
@@ -126,30 +130,31 @@ def plain(rng):
 
 
 def jungle(rng):
-    """Trunks and lianas; leaves reach in from all sides."""
-    picture, pen = canvas((0, (22, 66, 36)), (100, (88, 146, 62)), (150, (34, 84, 38)), (S, (14, 42, 22)))
-    texture(picture, rng, 16, 20, 9)
-    for x in (*rng.uniform(0, S, 4), *rng.uniform(4, 40, 2), *rng.uniform(152, 188, 2)):  # trunks and lianas
-        pen.line([(x + 4 * sin(i / 2 + x), 16 * i) for i in range(10)], (66, 74, 40), 3)
-    for i, (u, v, w, z) in enumerate(rng.random((24, 4))):  # leaves reach in from the left, the right and the top
-        x, y, angle = ((-6, 190 * u, v - 0.5), (198, 190 * u, pi + v - 0.5), (190 * u, -8, 1 + 1.1 * v))[i % 3]
-        green, length = mix((16, 78, 40), (92, 170, 58), w), 26 + 24 * z
-        leaf(pen, x, y, length, angle, 15 + 9 * z, green)
-        leaf(pen, x, y, length * 0.9, angle, 3, mix(green, (190, 220, 120), 0.5))
-    for x, angle in ((-4, -0.9), (14, -1.25), (196, pi + 0.9), (178, pi + 1.25)):
-        frond(pen, x, 196, rng.uniform(55, 85), angle, vary(rng, (30, 104, 44), 0.25))
+    """Trunks, and large leaves that reach in from all sides."""
+    picture, pen = canvas((0, (26, 74, 40)), (100, (96, 156, 68)), (150, (40, 94, 42)), (S, (16, 48, 26)))
+    for x in (*spread(rng, 2, 20, 80), *spread(rng, 2, 112, 172)):
+        pen.line([(x + 4 * sin(i / 2 + x), 16 * i) for i in range(11)], (58, 82, 42), 6)
+    for i, (v, w, z) in enumerate(rng.random((11, 3))):  # four from the left, four from the right, three from the top
+        side, k = i % 2, i // 2
+        if i > 7: x, y, angle = (30, 96, 162)[i - 8], -10, 1.3 + 0.5 * v
+        else: x, y, angle = (-8, 200)[side], 8 + 40 * k + 10 * w, (v - 0.5, pi + v - 0.5)[side]
+        green = mix((22, 92, 46), (104, 184, 66), (i * 0.37 + 0.3 * w) % 1)
+        leaf(pen, x, y, 46 + 12 * z, angle, 26, green)
+        leaf(pen, x, y, 40 + 12 * z, angle, 3, mix(green, (200, 226, 130), 0.5))
+    for x, angle in ((-4, -1.1), (196, pi + 1.1)): frond(pen, x, 190, rng.uniform(62, 76), angle, (34, 112, 50))
     return picture
 
 
 def snow(rng):
-    """Snowy firs on white hills while it snows."""
-    picture, pen = canvas((0, (158, 188, 220)), (110, (228, 236, 244)), (S, (228, 236, 244)))
-    hills(pen, rng, 104, 9, (206, 220, 236))
-    for x in (*rng.uniform(-4, 40, 3), *rng.uniform(152, 196, 3)):
-        fir(pen, x, rng.uniform(122, 150), rng.uniform(70, 112), vary(rng, (44, 92, 88), 0.15), (250, 252, 255))
-    hills(pen, rng, 138, 5, (238, 244, 250))
-    hills(pen, rng, 164, 6, (250, 252, 255))
-    for x, y, r in rng.random((60, 3)): disc(pen, S * x, S * y, 1.2 + 1.6 * r, 1.2 + 1.6 * r, WHITE)
+    """Snowy firs on white hills; large flakes fall."""
+    picture, pen = canvas((0, (140, 178, 218)), (110, (216, 230, 244)), (S, (216, 230, 244)))
+    hills(pen, rng, 104, 9, (200, 216, 234))
+    for x in (*spread(rng, 2, -10, 46), *spread(rng, 2, 146, 202)):
+        fir(pen, x, rng.uniform(126, 148), rng.uniform(88, 116), (70, 120, 120), (246, 250, 255))
+    hills(pen, rng, 142, 5, (234, 241, 249))
+    hills(pen, rng, 168, 5, (250, 252, 255))
+    for x, y in zip(spread(rng, 10), 150 * rng.permutation(spread(rng, 10, 0, 1))):
+        for r, light in ((7, 0.45), (4.6, 1)): disc(pen, x, y, r, r, mix((178, 204, 230), WHITE, light))
     return picture
 
 
@@ -158,84 +163,81 @@ def beach(rng):
     sea = rng.uniform(76, 92)
     picture, pen = canvas((0, (92, 178, 236)), (sea, (206, 236, 246)),
                           (sea + 1, (20, 128, 176)), (sea + 30, (96, 208, 206)))
-    disc(pen, rng.uniform(150, 180), rng.uniform(16, 34), 12, 12, (255, 240, 150))
-    for y, colour in ((30, WHITE), (35, (222, 188, 126)), (38, (250, 222, 158))): hills(pen, rng, sea + y, 3, colour)
-    texture(picture, rng, 3, 3, 4, int(sea) + 42)
-    x, bow = rng.uniform(10, 24), rng.uniform(6, 16)
-    trunk = [(x + bow * sin(i / 5), 158 - 14 * i) for i in range(9)]
-    pen.line(trunk, (146, 100, 60), 7)
-    for angle in (-2.9, -2.2, -1.5, -0.7, 0):
-        frond(pen, *trunk[-1], rng.uniform(38, 50), angle, vary(rng, (52, 150, 70)))
+    disc(pen, rng.uniform(150, 176), rng.uniform(20, 34), 15, 15, (255, 236, 130))
+    for y, colour in ((29, WHITE), (36, (250, 222, 158)), (74, (244, 210, 142))): hills(pen, rng, sea + y, 3, colour)
+    x, bow = rng.uniform(10, 22), rng.uniform(6, 16)
+    trunk = [(x + bow * sin(i / 5), 164 - 14 * i) for i in range(9)]
+    pen.line(trunk, (146, 100, 60), 9)
+    for angle in (-2.8, -0.3, -2.1, -1.0): frond(pen, *trunk[-1], rng.uniform(44, 52), angle, vary(rng, (46, 146, 70)))
     return picture
 
 
 def cobblestone(rng):
-    """Old town houses above a pavement of round stones."""
-    picture, pen = canvas((0, (96, 88, 82)), (S, (74, 70, 70)))
-    walls = (226, 178, 104), (216, 132, 100), (236, 218, 180), (188, 96, 78), (206, 190, 150)
-    shutters = (70, 110, 96), (120, 60, 50), (78, 92, 120)
-    for x in range(-int(rng.integers(0, 40)), S, 54):  # a row of old town houses with shutters
-        wall, shutter = vary(rng, walls[rng.integers(5)]), shutters[rng.integers(3)]
-        pen.rectangle((x, 0, x + 51, 80), wall)
-        pen.rectangle((x, 80, x + 53, 90), mix(wall, BLACK, 0.4))
-        for wx, wy in ((x + 11, 6), (x + 33, 6), (x + 11, 46), (x + 33, 46)):
-            pen.rectangle((wx - 7, wy - 2, wx + 16, wy + 24), shutter)
-            window(pen, wx, wy, 9, 22, (84, 92, 104))
-    y, h = 90, 10
-    while y < S:  # nearer stones are larger
-        for x in np.arange(-h * 1.5 * rng.random(), S, h * 1.5):
-            w, stone = h * rng.uniform(1.3, 1.5), vary(rng, mix((138, 138, 144), (172, 158, 142), rng.random()), 0.18)
-            pen.rounded_rectangle((x + 1, y + 1, x + w, y + h), h * 0.42, stone)
-            disc(pen, x + w * 0.45, y + h * 0.38, w * 0.26, h * 0.18, mix(stone, WHITE, 0.3))
-        y, h = y + h, h * 1.2
+    """Old town houses above a pavement of large round stones."""
+    picture, pen = canvas((0, (112, 106, 104)), (S, (104, 98, 96)))
+    walls, shutters = ((226, 178, 104), (216, 132, 100), (236, 218, 180)), ((70, 110, 96), (120, 60, 50), (78, 92, 120))
+    start, first = -int(rng.integers(0, 50)), int(rng.integers(3))
+    for i, x in enumerate(range(start, S, 64)):
+        pen.rectangle((x, 0, x + 64, 86), walls[(first + i) % 3])
+        pen.rectangle((x, 84, x + 64, 94), mix(walls[(first + i) % 3], BLACK, 0.35))
+        pen.rectangle((x + 9, 18, x + 54, 60), shutters[i % 3])
+        pen.rectangle((x + 19, 15, x + 43, 63), WHITE)
+        pen.rectangle((x + 23, 19, x + 39, 59), (96, 108, 128))
+        pen.line((x, 0, x, 94), mix(walls[(first + i) % 3], BLACK, 0.3), 3)
+    y, h = 94, 27
+    while y < S:  # nearer stones are larger; each row is shifted against the one above
+        for x in np.arange(-h * 1.45 * rng.random(), S, h * 1.45):
+            stone = vary(rng, mix((150, 148, 152), (172, 160, 146), rng.random()), 0.1)
+            pen.rounded_rectangle((x + 2, y + 2, x + h * 1.36, y + h - 1), h * 0.44, stone)
+            disc(pen, x + h * 0.64, y + h * 0.4, h * 0.42, h * 0.22, mix(stone, WHITE, 0.14))
+        y, h = y + h, h * 1.25
     return picture
 
 
 def fabric(rng):
     """Light falls from one side on soft folds, so each is pale on one flank and deep pink on the other."""
-    angle, period = rng.uniform(0.5, 1.1), rng.uniform(30, 44)
+    angle, period = rng.uniform(0.5, 1.1), rng.uniform(38, 52)
     y, x = np.mgrid[:S, :S].astype(np.float32)
     phase = (x * cos(angle) + y * sin(angle)) * (2 * pi / period) + 2.4 * bumps(rng, 64, 64)
-    fold = (np.sin(phase) + 0.45 * bumps(rng, 24, 24)) * (0.65 + 0.35 * bumps(rng, 64, 96))
+    fold = np.sin(phase) * (0.75 + 0.3 * bumps(rng, 64, 96))
     deep, pale = np.float32((226, 96, 150)), np.float32((255, 200, 220))
     return Image.fromarray((deep + (pale - deep) * (0.5 + 0.42 * fold[..., None])).clip(0, 255).astype(np.uint8))
 
 
 def wood(rng):
     """A floor of planks in front of a plain wall."""
-    wall, plank = any_hue(rng, (0.06, 0.28), (0.72, 0.95)), mix((140, 84, 48), (216, 166, 106), rng.random())
+    wall, plank = any_hue(rng, (0.06, 0.28), (0.72, 0.95)), mix((150, 94, 54), (216, 166, 106), rng.random())
     picture, pen = canvas((0, mix(wall, BLACK, 0.12)), (70, wall), (S, wall))
-    at = lambda k, y: (96 + 11 * k * (1 + (y - 80) / 58), y)  # the planks run to a vanishing point
-    for k in np.arange(-10, 11) + rng.random():
-        tone, joint = vary(rng, plank, 0.22), rng.uniform(84, S)
+    at = lambda k, y: (96 + 16 * k * (1 + (y - 80) / 62), y)  # the planks run to a vanishing point
+    for i, k in enumerate(np.arange(-7, 8) + rng.random()):
+        tone, joint = vary(rng, mix(plank, BLACK, 0.1 * (i % 2)), 0.1), rng.uniform(100, 180)
         pen.polygon([at(k, 80), at(k + 1, 80), at(k + 1, S), at(k, S)], tone)
-        for u in rng.random(3): pen.line((*at(k + u, 80), *at(k + u, S)), mix(tone, BLACK, 0.1))
-        pen.line((*at(k, 80), *at(k, S)), mix(plank, BLACK, 0.5), 2)
-        pen.line((*at(k, joint), *at(k + 1, joint)), mix(plank, BLACK, 0.5), 2)
-    texture(picture, rng, 4, 24, 5, 80)
-    pen.rectangle((0, 69, S, 80), mix(wall, WHITE, 0.6))
-    pen.line((0, 81, S, 81), mix(plank, BLACK, 0.6), 3)
+        pen.line((*at(k, 80), *at(k, S)), mix(plank, BLACK, 0.4), 3)
+        if i % 2: pen.line((*at(k, joint), *at(k + 1, joint)), mix(plank, BLACK, 0.4), 3)
+    pen.rectangle((0, 66, S, 80), mix(wall, WHITE, 0.6))
+    pen.line((0, 81, S, 81), mix(plank, BLACK, 0.5), 3)
     return picture
 
 
 def city(rng):
-    """Towers with lit windows behind a street."""
+    """Towers with large windows behind a street."""
     skies = ((96, 158, 220), (214, 228, 236)), ((98, 96, 168), (250, 186, 150)), ((120, 150, 190), (248, 220, 180))
     top, low = skies[rng.integers(3)]
     picture, pen = canvas((0, top), (140, low), (S, low))
-    haze = mix(low, (70, 84, 120), 0.42)
-    for x in range(-8, S, 20): pen.rectangle((x, rng.uniform(20, 80), x + 18, S), vary(rng, haze))
-    for x in np.arange(-rng.uniform(0, 16), S, 34):  # near towers are dark, with lit windows
-        y, columns = rng.uniform(24, 84), int(rng.integers(3, 5))
-        tower = vary(rng, mix((56, 82, 108), (92, 76, 104), rng.random()), 0.15)
-        pen.rectangle((x, y, x + 8 * columns + 2, S), tower)
-        pen.line((x + 13, y - 14 * rng.random(), x + 13, y), tower, 3)
-        for (i, j), u in np.ndenumerate(rng.random((int(144 - y) // 10, columns))):
-            wx, wy = x + 3 + 8 * j, y + 6 + 10 * i
-            pen.rectangle((wx, wy, wx + 4, wy + 5), (255, 222, 120) if u < 0.6 else mix(tower, WHITE, 0.3))
+    haze = mix(low, (70, 84, 120), 0.4)
+    for i, x in enumerate(range(-8, S, 36)):
+        pen.rectangle((x, rng.uniform(14, 70), x + 36, S), mix(haze, WHITE, 0.1 * (i % 2)))
+    for i, x in enumerate(np.arange(-rng.uniform(0, 30), S, 50)):  # near towers are dark, with lit windows
+        y, tower = rng.uniform(22, 76), mix((56, 82, 112), (92, 76, 108), rng.random())
+        pen.rectangle((x, y, x + 41, S), tower)
+        for j in range(int(146 - y) // 24):
+            for k in range(2):
+                wx, wy = x + 6 + 17 * k, y + 9 + 24 * j
+                lit = (i + j + k * 2) % 3  # by a rule: which ones chance lights nobody could foresee
+                pen.rectangle((wx, wy, wx + 11, wy + 14), (250, 214, 128) if lit else mix(tower, WHITE, 0.16))
     pen.rectangle((0, 150, S, S), (122, 122, 130))
-    pen.rectangle((0, 150, S, 156), (176, 176, 180))
-    for x in range(-40, S, 32): pen.polygon([(x, 176), (x + 16, 176), (x + 12, 183), (x - 6, 183)], (240, 238, 228))
+    pen.rectangle((0, 150, S, 157), (176, 176, 180))
+    for x in range(-20, S, 64): pen.polygon([(x, 176), (x + 32, 176), (x + 26, 184), (x - 10, 184)], (236, 234, 226))
     return picture
 
 
@@ -244,18 +246,18 @@ def mountain(rng):
     picture, pen = canvas((0, (84, 156, 226)), (120, (212, 232, 244)), (S, (212, 232, 244)))
     clouds(pen, rng, 30)
     for x in (96, 18, 174):
-        x, y, half, snow = x + rng.uniform(-14, 14), rng.uniform(12, 44), rng.uniform(62, 78), rng.uniform(0.34, 0.46)
+        x, y, half, snow = x + rng.uniform(-14, 14), rng.uniform(12, 40), rng.uniform(66, 80), rng.uniform(0.36, 0.46)
         at = lambda u, v: (x + u * v * half, y + v * (140 - y))  # v runs down from the peak, u across from -1 to 1
-        rock = vary(rng, (112, 116, 138))
+        rock = vary(rng, (116, 120, 144))
         pen.polygon([at(0, 0), at(-1, 1), at(1, 1)], rock)
-        pen.polygon([at(0, 0), at(0.2, 0.4), at(-0.1, 0.7), at(0.1, 1), at(1, 1)], mix(rock, (40, 44, 84), 0.35))
-        for colour, zigzag in ((WHITE, ((-1, 1), (-0.6, 0.8), (-0.3, 1.25), (0.1, 0.9))),
-                               ((206, 218, 238), ((0.1, 0.9), (0.45, 1.2), (0.7, 0.8), (1, 1)))):
-            pen.polygon([at(0, 0), *(at(u, snow * v) for u, v in zigzag)], colour)
-    hills(pen, rng, 128, 7, (58, 112, 84))
-    for x in rng.uniform(0, S, 12): fir(pen, x, rng.uniform(134, 142), rng.uniform(18, 28), (40, 92, 70))
-    hills(pen, rng, 144, 5, (112, 172, 84))
-    texture(picture, rng, 6, 3, 5, 140)
+        pen.polygon([at(0, 0), at(0.2, 0.4), at(0.1, 1), at(1, 1)], mix(rock, (40, 44, 84), 0.3))
+        left, right = ((-1, 1), (-0.5, 0.8), (0.1, 1.1)), ((0.1, 1.1), (0.5, 0.8), (1, 1))
+        for colour, edge in (WHITE, left), ((210, 222, 240), right):
+            pen.polygon([at(0, 0), *(at(u, snow * v) for u, v in edge)], colour)
+    hills(pen, rng, 128, 7, (62, 122, 88))
+    for x in (*spread(rng, 3, -6, 66), *spread(rng, 3, 126, 198)): fir(pen, x, 144, rng.uniform(34, 46), (40, 96, 72))
+    hills(pen, rng, 144, 5, (112, 176, 86))
+    hills(pen, rng, 172, 4, (128, 190, 94))
     return picture
 
 
@@ -263,73 +265,71 @@ def house(rng):
     """A blue wooden house behind a white fence."""
     picture, pen = canvas((0, (148, 208, 240)), (140, (232, 244, 240)), (S, (232, 244, 240)))
     clouds(pen, rng, 40)
-    for x in rng.uniform(165, 192, 2): disc(pen, x, rng.uniform(100, 124), 22, 26, vary(rng, (104, 166, 82)))
+    disc(pen, rng.uniform(172, 188), rng.uniform(104, 120), 28, 34, (104, 166, 82))
     hills(pen, rng, 146, 2, (126, 184, 88))
-    blue, end = mix((48, 98, 184), (84, 148, 224), rng.random()), rng.uniform(128, 166)
-    pen.rectangle((-6, 50, end, 156), blue)
-    for y in range(64, 156, 8): pen.line((0, y, end, y), mix(blue, BLACK, 0.12))
-    pen.rectangle((12, 6, 26, 40), (150, 84, 66))
-    pen.polygon([(-20, 56), (6, 16), (end - 22, 16), (end + 10, 56)], (152, 66, 46))
-    for y in range(24, 56, 8): pen.line((0, y, end - 35 + 0.8 * y, y), (124, 50, 36), 2)
-    pen.line((0, 57, end + 10, 57), WHITE, 4)
-    for x in (8, 44, 80, end - 24): window(pen, x, 68, 17, 22, (206, 232, 246))
-    pen.rectangle((5, 104, 29, 157), (152, 66, 46), WHITE, 3)
-    for x in range(40, S, 10): pen.polygon([(x, 158), (x, 142), (x + 3, 138), (x + 6, 142), (x + 6, 158)], WHITE)
-    pen.rectangle((40, 146, S, 149), WHITE)
-    texture(picture, rng, 4, 4, 5, 159)
+    blue, end = mix((48, 98, 184), (76, 140, 220), rng.random()), rng.uniform(132, 164)
+    pen.rectangle((-6, 50, end, 158), blue)
+    for y in range(72, 156, 16): pen.line((0, y, end, y), mix(blue, BLACK, 0.12), 2)
+    pen.rectangle((10, 2, 28, 40), (150, 84, 66))
+    pen.polygon([(-20, 58), (6, 14), (end - 22, 14), (end + 12, 58)], (160, 72, 50))
+    pen.polygon([(-20, 58), (-8, 38), (end - 4, 38), (end + 12, 58)], (146, 62, 44))
+    pen.line((0, 58, end + 12, 58), WHITE, 5)
+    for x in (8, 54, end - 32): window(pen, x, 74, 22, 30, (206, 232, 246))
+    for x in range(2, S, 18): pen.polygon([(x, 162), (x, 140), (x + 5, 133), (x + 10, 140), (x + 10, 162)], WHITE)
+    pen.rectangle((0, 145, S, 150), WHITE)
     return picture
 
 
 def rug(rng):
-    """A purple rug with golden borders among dark trunks."""
-    picture, pen = canvas((0, (18, 34, 34)), (128, (52, 82, 62)), (132, (52, 60, 36)), (S, (38, 40, 24)))
-    for near, xs in zip((0.0, 0.4, 1.0), rng.uniform(-4, S + 4, (3, 6))):  # trunks, the nearest last and darkest
-        for x in xs:
-            w, foot, bark = 3 + 5 * near, 128 + 12 * near, mix((58, 78, 64), (52, 36, 28), near)
-            pen.rectangle((x - w, 0, x + w, foot - 4), bark)
-            pen.polygon([(x - w, foot - 10), (x + w, foot - 10), (x + w * 2, foot), (x - w * 2, foot)], bark)
-            pen.line((x - w / 2, 0, x - w / 2, foot), mix(bark, (170, 180, 130), 0.22), 2)
-    for x in (*rng.uniform(0, 40, 3), *rng.uniform(152, 192, 3)):
-        for angle in (-2.4, -1.9, -1.3, -0.8): leaf(pen, x, 146, 20, angle, 5, (66, 104, 52))
-    purple = vary(rng, (132, 52, 172), 0.18)
-    for x in range(3, S, 7): pen.line((x, 180, x - 1, 189), (226, 196, 232), 3)
-    for d, colour in ((0, purple), (4, (236, 196, 96)), (7, mix(purple, BLACK, 0.25)), (11, mix(purple, WHITE, 0.12))):
-        far, near, top, low = 20 + d, 2 + 1.6 * d, 144 + d / 2, 180 - d
+    """A purple rug with a golden border among dark trunks."""
+    picture, pen = canvas((0, (20, 40, 40)), (128, (58, 92, 70)), (132, (56, 66, 40)), (S, (38, 42, 26)))
+    for near, count in ((0.0, 5), (1.0, 4)):  # trunks, the nearest last and darkest
+        for x in spread(rng, count, -10, S + 10):
+            w, foot, bark = 5 + 5 * near, 130 + 10 * near, mix((66, 90, 74), (54, 40, 34), near)
+            pen.rectangle((x - w, 0, x + w, foot), bark)
+            pen.polygon([(x - w, foot - 12), (x + w, foot - 12), (x + w * 2, foot), (x - w * 2, foot)], bark)
+    for x in (10, 182):
+        for angle in (-2.5, -1.9, -1.25, -0.65): leaf(pen, x, 148, 32, angle, 11, vary(rng, (74, 120, 60)))
+    purple = vary(rng, (138, 56, 180), 0.15)
+    for d, colour in ((0, purple), (4, (236, 196, 96)), (10, mix(purple, WHITE, 0.12))):
+        far, near, top, low = 16 + d, 1.6 * d, 140 + d / 2, 188 - d
         pen.polygon([(far, top), (S - far, top), (S - near, low), (near, low)], colour)
     return picture
 
 
 def wheat(rng):
-    """Ears of wheat up to the horizon."""
+    """Soft golden rows up to the horizon, and large ears at both sides."""
     sky = rng.uniform(56, 70)
-    picture, pen = canvas((0, (86, 164, 226)), (sky, (222, 236, 238)), (sky + 1, (232, 186, 80)), (S, (142, 88, 20)))
+    picture, pen = canvas((0, (86, 164, 226)), (sky, (222, 236, 238)), (S, (222, 236, 238)))
     clouds(pen, rng, 36)
-    hills(pen, rng, sky + 4, 4, (238, 196, 88))
-    texture(picture, rng, 3, 12, 12, int(sky) + 10)
-    husk = (0, 0), (0.2, 1), (0.28, 0.6), (0.45, 1.3), (0.53, 0.7), (0.7, 1.4), (0.78, 0.7), (1, 0.6)
-    for row in range(5):  # the nearest ears are the largest
-        h, xs = 12 + 8 * row, np.arange(-6, S + 6, 9 + 7 * row)
-        for x, y, lean, light in zip(xs + rng.uniform(-4, 4), *rng.random((3, len(xs)))):
-            y, lean, gold = sky + 2 + 19 * row + 14 * y, 0.5 * lean - 0.25, mix((222, 166, 52), (252, 222, 124), light)
-            at = lambda u, v: (x + lean * h * v + u * h * 0.18, y + h * v)
-            pen.line((*at(0, 1), *at(0, 3)), (176, 124, 40), 2)
-            pen.polygon([at(u, v) for v, u in husk] + [at(-u, v) for v, u in husk[::-1]], gold)
-            pen.line((*at(0, -0.4), *at(0, 1)), mix(gold, (140, 84, 16), 0.6))
+    for row in range(5):
+        gold = mix((246, 208, 100), (196, 138, 40), row / 4)
+        hills(pen, rng, sky + 5 + 6 * row * (row + 1), 4, gold)
+    husk = (0, 0), (0.14, 1), (0.3, 1.2), (0.45, 0.9), (0.6, 1.2), (0.75, 0.9), (0.9, 1.1), (1, 0.5)
+    places = (50, 20), (34, 46), (18, 8), (4, 58)
+    for (x, y), (u, v, lean) in zip((*places, *((S - x, y + 8) for x, y in places)), rng.random((8, 3))):
+        x, y, lean = x + 8 * u - 4, sky + 10 + y + 8 * v, (0.24 if x < 96 else -0.24) * (lean - 0.9)
+        at = lambda u, v: (x + lean * 46 * v + u * 10, y + 46 * v)  # v runs down the ear, u across
+        pen.line((*at(0, 0.9), *at(0, 3)), (170, 118, 36), 4)
+        pen.polygon([at(u, v) for v, u in husk] + [at(-u, v) for v, u in husk[::-1]], (253, 224, 128))
+        pen.polygon([at(u, v) for v, u in husk] + [at(0.1, 1)], (236, 186, 76))
     return picture
 
 
 def autumn(rng):
-    """A tree whose crown fills the top; its leaves fall."""
+    """A tree whose crown fills the top; a few large leaves fall."""
     picture, pen = canvas((0, (168, 206, 226)), (120, (250, 238, 206)), (S, (250, 238, 206)))
-    hills(pen, rng, 126, 5, (206, 186, 104))
-    hills(pen, rng, 142, 4, (160, 162, 72))
-    x, bark, shades = rng.uniform(14, 24), (98, 62, 42), ((238, 120, 24), (250, 160, 38), (214, 72, 28), (252, 196, 64))
-    pen.polygon([(x - 8, 60), (x + 8, 60), (x + 9, 140), (x + 17, 158), (x - 17, 158), (x - 9, 140)], bark)
-    pen.line((x, 92, x + 46, 44), bark, 6)
-    for u, v, w in rng.random((70, 3)):  # the crown, full on the tree and thinning out along the top
-        disc(pen, x - 24 + 150 * u * u, 70 * v * (1 - 0.7 * u * u) - 2, 7 + 6 * w, 6 + 5 * w, shades[int(4 * w)])
-    for i, (u, v, w) in enumerate(rng.random((75, 3))):  # two thirds of the leaves lie on the ground, the rest fall
-        leaf(pen, S * u, 146 + 46 * v if i < 50 else 40 + 110 * v, 8 + 4 * w, 30 * v, 5.5, shades[int(4 * w)])
+    hills(pen, rng, 126, 5, (214, 194, 112))
+    hills(pen, rng, 146, 4, (176, 168, 80))
+    x, bark, shades = rng.uniform(16, 24), (98, 62, 42), ((238, 120, 24), (250, 160, 38), (222, 84, 30))
+    pen.polygon([(x - 9, 50), (x + 9, 50), (x + 10, 142), (x + 19, 160), (x - 19, 160), (x - 10, 142)], bark)
+    pen.line((x, 92, x + 46, 44), bark, 8)
+    for i, (u, v) in enumerate(rng.random((13, 2))):  # the crown, full on the tree and thinner along the top
+        u = (i % 7 + 0.6 * u) / 7
+        disc(pen, x - 26 + 190 * u, (8 if i > 6 else 34 * (1 - u) + 10) + 10 * v, 24 - 4 * u, 20 - 6 * u, shades[i % 3])
+    for i, (y, w) in enumerate(zip((74, 108, 92, 124, 160, 172, 166, 178), rng.random(8))):  # half of them have fallen
+        px = (30, 170, 140, 184, 20, 56, 150, 176)[i] + 14 * w - 7
+        leaf(pen, px, y, 20, 6.3 * ((i * 0.37 + 0.3 * w) % 1) if i < 4 else 0.5 - w, 13, shades[i % 3])
     return picture
 
 
@@ -339,76 +339,73 @@ def tower(rng):
     top, low = skies[rng.integers(3)]
     picture, pen = canvas((0, top), (140, low), (S, low))
     clouds(pen, rng, 60, mix(low, WHITE, 0.6))
-    for x in range(-6, S, 13): disc(pen, x, 146, 12, rng.uniform(9, 15), vary(rng, (86, 138, 80), 0.15))
-    hills(pen, rng, 150, 1, (128, 182, 92))
-    pen.polygon([(88, 150), (104, 150), (150, S), (42, S)], (234, 216, 180))
-    iron, x, peak = vary(rng, (112, 82, 66)), rng.uniform(24, 30), rng.uniform(4, 12)
-    at = lambda u, v: (x + u * (2 + 25 * v ** 2.3), peak + v * (154 - peak))  # v runs down, u across from -1 to 1
-    pen.polygon([at(u, v) for u, vs in ((-1, (0, 0.2, 0.4, 0.6)), (1, (0.6, 0.4, 0.2, 0))) for v in vs], iron)
+    for i, x in enumerate(range(-6, S + 20, 26)):
+        disc(pen, x, 148, 20, rng.uniform(14, 20), mix((96, 150, 88), BLACK, 0.1 * (i % 2)))
+    hills(pen, rng, 150, 1, (134, 188, 96))
+    pen.polygon([(86, 150), (106, 150), (154, S), (38, S)], (234, 216, 180))
+    iron, x, peak = vary(rng, (116, 86, 70)), rng.uniform(26, 31), rng.uniform(2, 8)
+    at = lambda u, v: (x + u * (2.5 + 25 * v ** 2.2), peak + v * (156 - peak))  # v runs down, u across from -1 to 1
+    pen.polygon([at(u, v) for u, vs in ((-1, (0, 0.2, 0.4, 0.58)), (1, (0.58, 0.4, 0.2, 0))) for v in vs], iron)
     for side in (-1, 1):
-        legs = (1, (0.6, 0.7, 0.8, 0.9, 1)), (0.42, (1, 0.9, 0.8, 0.7, 0.6))
+        legs = (1, (0.56, 0.7, 0.8, 0.9, 1)), (0.4, (1, 0.9, 0.8, 0.7, 0.56))
         pen.polygon([at(side * u, v) for u, vs in legs for v in vs], iron)
-        for v in np.arange(0.22, 0.98, 0.08):  # lattice
-            pen.line((*at(side * 0.9, v), *at(side * 0.5, v + 0.07)), mix(iron, WHITE, 0.4))
-    for v, w in ((0.3, 3), (0.55, 4), (0.78, 6)): pen.line((*at(-1.15, v), *at(1.15, v)), mix(iron, BLACK, 0.15), w)
-    pen.arc((x - 15, 124, x + 15, 164), 180, 360, iron, 4)
-    pen.line((x, peak - 8, x, peak), iron, 2)
+    for v in (0.36, 0.47):  # lattice
+        pen.polygon([at(0, v - 0.05), at(0.5, v), at(0, v + 0.05), at(-0.5, v)], mix(iron, WHITE, 0.4))
+    for v, w in ((0.3, 4), (0.57, 6), (0.78, 8)): pen.line((*at(-1.15, v), *at(1.15, v)), mix(iron, BLACK, 0.15), w)
+    pen.arc((x - 15, 126, x + 15, 168), 180, 360, iron, 5)
+    pen.line((x, peak - 8, x, peak), iron, 3)
     return picture
 
 
 def water(rng):
-    """Open water up to a near horizon, with rings around the subject."""
+    """Open water up to a near horizon, with long ripples and rings around the subject."""
     shore = rng.integers(18, 27)
-    picture, pen = canvas((0, (186, 220, 244)), (shore, (232, 242, 244)),
-                          (shore + 1, (92, 178, 220)), (90, (40, 128, 200)), (S, (18, 84, 160)))
-    texture(picture, rng, 48, 6, 9, shore + 1)
-    for u, v, w in rng.random((70, 3)):  # wavelets, wider when near
-        x, y, half = S * u, 32 + 160 * v, 4 + 16 * v * (0.5 + w)
-        pen.arc((x - half, y - half / 4, x + half, y + half / 3), 200, 340, mix((60, 150, 214), (214, 240, 250), w), 2)
-    for r in (54, 68, 83, 99):  # rings around whoever floats here
-        for start, end in (20, 160), (190, 345):
-            turn, light = rng.uniform(-14, 14), mix((232, 246, 252), (80, 160, 216), (r - 54) / 70)
-            pen.arc((96 - r, 160 - r * 0.3, 96 + r, 160 + r * 0.3), start + turn, end + turn, light, 3)
+    picture, pen = canvas((0, (196, 226, 246)), (shore, (236, 244, 244)),
+                          (shore + 1, (96, 184, 224)), (90, (44, 134, 206)), (S, (20, 90, 168)))
+    for row, y in enumerate((36, 50, 68, 90, 116, 146)):  # ripples, longer and wider when near
+        long, light = 44 + 10 * row, mix((150, 212, 236), (66, 146, 214), row / 5)
+        for x in np.arange(-long * rng.random(), S, long * 1.7): leaf(pen, x, y + shore - 22, long, 0, 5 + row, light)
+    for r, light in ((98, (58, 140, 208)), (84, (104, 182, 228)), (70, (170, 218, 242))):  # around whoever floats here
+        disc(pen, 96, 166, r, r * 0.28, light)
+        disc(pen, 96, 166, r - 5, r * 0.28 - 4, (28, 106, 184))
     return picture
 
 
 def milk(rng):
     """White waves up to the horizon, with splashes around the subject."""
     picture, pen = canvas((0, (150, 200, 236)), (36, (214, 234, 244)), (S, (214, 234, 244)))
-    cream, shade, line = (255, 254, 249), (240, 231, 213), (210, 195, 172)
-    for row, a in enumerate(2 * pi * rng.random(5)):  # rounded troughs between pointed crests, row before row
-        y, length, high = 36 + 30 * row, 40 + 8 * row, 8 + 2 * row
+    cream, shade, line = (255, 254, 249), (242, 234, 218), (222, 210, 190)
+    for row, a in enumerate(pi * rng.random(4)):  # rounded troughs between pointed crests, row before row
+        y, length, high = 38 + 38 * row, 52 + 10 * row, 9 + 2 * row
         crest = [(x, y - high * (1 - 1.6 * abs(sin(x / length * pi / 2 + a)))) for x in range(-4, S + 5, 4)]
-        pen.line(crest, line, 3)
-        for i in range(4):
-            pen.polygon([(-4, S), *((x, py + i * (5 + row)) for x, py in crest), (S + 4, S)], mix(cream, shade, i / 3))
-    pools = (92, 30, line), (88, 27, cream), (72, 20, shade), (66, 17, cream)
-    for rx, ry, colour in pools: disc(pen, 96, 164, rx, ry, colour)
-    for i, (u, v) in enumerate(rng.random((10, 2))):  # a crown of splashes leaps up around whoever floats here
-        out = (-1, 1)[i % 2] * (54 + 26 * u)
-        x, y, tip, r = 96 + out, 164, 96 + out * 1.14, 3 + 3 * v
-        top = y - 24 - 44 * v * u
-        for grow, colour in ((2, line), (0, cream)):
-            pen.polygon([(x - 11 - grow, y), (tip - r - grow, top), (tip + r + grow, top), (x + 11 + grow, y)], colour)
-            disc(pen, tip, top, r + grow, r + grow, colour)
-            disc(pen, tip + out * 0.06, top - 16 - 8 * u, r * 0.8 + grow, r + grow, colour)
+        pen.line(crest, line, 4)
+        for i in range(3):
+            wave = [(x, py + i * (9 + row)) for x, py in crest]
+            pen.polygon([(-4, S), *wave, (S + 4, S)], mix(cream, shade, i / 2))
+    for rx, ry, colour in (94, 30, line), (90, 27, cream), (76, 20, shade): disc(pen, 96, 166, rx, ry, colour)
+    for i, (u, v) in enumerate(rng.random((6, 2))):  # a crown of splashes leaps up around whoever floats here
+        side, near = (-1, 1)[i % 2], i // 2
+        x, lean, high = 96 + side * (86 - 14 * near), side * (0.45 - 0.16 * near), 40 + 16 * u + 10 * (near == 0)
+        for grow, colour in ((3, line), (0, cream)):
+            leaf(pen, x, 168 + 8 * near, high + grow, lean - pi / 2, 26 + 2 * grow, colour)
+            r = 5 + 2 * v + grow
+            disc(pen, x + 1.4 * high * sin(lean), 162 - 1.4 * high * cos(lean), r, r + 1, colour)
     return picture
 
 
 def sunflowers(rng):
-    """Sunflowers left and right of a meadow."""
-    picture, pen = canvas((0, (140, 206, 240)), (60, (220, 240, 230)), (61, (112, 180, 70)), (S, (54, 128, 44)))
-    hills(pen, rng, 64, 5, (120, 186, 76))
-    texture(picture, rng, 4, 14, 9, 76)
-    for x, y, w in rng.random((60, 3)):
-        leaf(pen, S * x, 110 + 90 * y, 16 + 12 * y, -pi / 2 + w - 0.5, 4, mix((48, 122, 40), (140, 200, 84), w))
-    places = (12, 34), (180, 46), (30, 78), (166, 92), (8, 120), (184, 138), (28, 160), (162, 172)
-    for (x, y), (u, v, w) in zip(places, rng.random((8, 3))):
-        x, y, r = x + 12 * u - 6, y + 16 * v - 8, 14 + 5 * w
-        pen.line((x, y, x + 4, y + 80), (62, 128, 46), 4)
-        for angle in (0.5, pi - 0.5): leaf(pen, x + 2, y + 36, 18, angle, 10, (74, 148, 54))
-        for i in range(12): leaf(pen, x, y, r, pi / 6 * i + u, r * 0.5, (255, 206, 36) if i % 2 else (244, 178, 20))
-        disc(pen, x, y, r * 0.46, r * 0.46, (100, 60, 28))
+    """Three large sunflowers on either side of a meadow."""
+    picture, pen = canvas((0, (140, 206, 240)), (60, (220, 240, 230)), (S, (220, 240, 230)))
+    hills(pen, rng, 64, 5, (124, 190, 80))
+    hills(pen, rng, 104, 5, (104, 172, 68))
+    hills(pen, rng, 152, 5, (84, 152, 58))
+    places = (22, 36), (172, 44), (38, 92), (154, 100), (16, 142), (178, 150)
+    for (x, y), (u, v, w) in zip(places, rng.random((6, 3))):
+        x, y, r = x + 10 * u - 5, y + 10 * v - 5, 23 + 4 * w
+        pen.line((x, y, x + 4, y + 90), (62, 128, 46), 6)
+        for angle in (0.5, pi - 0.5): leaf(pen, x + 2, y + 44, 24, angle, 14, (66, 136, 50))
+        for i in range(8): leaf(pen, x, y, r, pi / 4 * i + u, r * 0.9, (255, 206, 50) if i % 2 else (250, 194, 40))
+        disc(pen, x, y, r * 0.46, r * 0.46, (126, 76, 36))
     return picture
 
 
@@ -416,31 +413,29 @@ def road(rng):
     """A winding dirt road with two ruts between green hills."""
     picture, pen = canvas((0, (110, 182, 234)), (84, (226, 240, 242)), (S, (226, 240, 242)))
     clouds(pen, rng, 50)
-    hills(pen, rng, 80, 6, (132, 178, 130))
-    hills(pen, rng, 90, 2, (126, 188, 82))
-    texture(picture, rng, 8, 4, 5, 94)
-    swing, earth = rng.uniform(100, 125), vary(rng, (164, 116, 72), 0.12)
-    at = lambda u, t: (96 - swing * sin(pi * t) * (1 - t) + u * (3 + 90 * t ** 1.3), 90 + 103 * t)  # t: far to near
-    steps, rut = np.linspace(0, 1, 15), mix(earth, BLACK, 0.2)
-    for a, b, colour in ((-1.06, 1.06, mix(earth, WHITE, 0.3)), (-1, 1, earth), (-0.7, -0.42, rut), (0.42, 0.7, rut)):
+    hills(pen, rng, 80, 6, (136, 182, 136))
+    hills(pen, rng, 92, 3, (126, 188, 82))
+    swing, earth = rng.uniform(100, 125), vary(rng, (168, 120, 76), 0.1)
+    at = lambda u, t: (96 - swing * sin(pi * t) * (1 - t) + u * (4 + 92 * t ** 1.2), 90 + 103 * t)  # t: far to near
+    steps, rut = np.linspace(0, 1, 13), mix(earth, BLACK, 0.17)
+    for a, b, colour in ((-1.1, 1.1, mix(earth, WHITE, 0.35)), (-1, 1, earth), (-0.74, -0.42, rut), (0.42, 0.74, rut)):
         pen.polygon([at(a, t) for t in steps] + [at(b, t) for t in steps[::-1]], colour)
-    for u, v, w in rng.random((30, 3)):
-        disc(pen, *at(2 * u - 1, 0.3 + 0.7 * v), 1 + 2 * v, 1 + v, mix(earth, WHITE if w < 0.5 else BLACK, 0.3))
-    for x, y, h in ((156, 104, 14), (166, 112, 18), (182, 126, 24)): pen.line((x, y - h, x, y), (120, 90, 64), 3)
+    for x, y, r in ((12, 160, 13), (182, 132, 16)): disc(pen, x, y, r, r * 0.7, (86, 150, 66))  # bushes
     return picture
 
 
 def night(rng):
     """Moon and stars above dark hills."""
-    picture, pen = canvas((0, (10, 14, 52)), (130, (44, 62, 130)), (S, (44, 62, 130)))
-    for x, y, r in rng.random((55, 3)): disc(pen, S * x, 130 * y, 0.8 + r, 0.8 + r, mix((150, 160, 220), WHITE, r))
-    x, y, r = rng.uniform(26, 36), rng.uniform(28, 40), rng.uniform(20, 25)
-    for i in range(5, 0, -1): disc(pen, x, y, r + 3 * i, r + 3 * i, mix((40, 52, 112), (150, 156, 190), 0.9 - 0.17 * i))
+    picture, pen = canvas((0, (12, 16, 58)), (130, (48, 66, 136)), (S, (48, 66, 136)))
+    for x, y in zip(spread(rng, 13), 118 * rng.permutation(spread(rng, 13, 0, 1))):
+        for r, light in ((3.8, 0.3), (2.6, 1)): disc(pen, x, y, r, r, mix((64, 76, 140), (250, 246, 220), light))
+    x, y, r = rng.uniform(28, 36), rng.uniform(30, 40), rng.uniform(22, 26)
+    for i in range(4, 0, -1): disc(pen, x, y, r + 4 * i, r + 4 * i, mix((44, 56, 118), (150, 156, 190), 0.9 - 0.2 * i))
     disc(pen, x, y, r, r, (255, 246, 206))
-    for dx, dy in ((-0.3, -0.3), (0.35, 0.1), (-0.1, 0.45)): disc(pen, x + r * dx, y + r * dy, 4, 4, (232, 218, 170))
-    hills(pen, rng, 124, 12, (28, 38, 88))
-    for x in (*rng.uniform(0, 40, 2), *rng.uniform(152, 192, 3)): fir(pen, x, 158, rng.uniform(30, 54), (14, 22, 52))
-    hills(pen, rng, 154, 6, (18, 28, 62))
+    for dx, dy in ((-0.3, -0.3), (0.3, 0.3)): disc(pen, x + r * dx, y + r * dy, 5, 5, (236, 224, 178))
+    hills(pen, rng, 124, 12, (30, 42, 94))
+    for x in (*spread(rng, 1, 0, 40), *spread(rng, 2, 148, 196)): fir(pen, x, 160, rng.uniform(46, 66), (16, 26, 58))
+    hills(pen, rng, 156, 6, (20, 30, 66))
     return picture
 
 

@@ -1,7 +1,8 @@
 """The five styles of the tiny world: `stylise(picture, style, rng)` turns a large picture into a small one in a style.
 
-What does not depend on the picture (paper, hatching, where a brush touches) is made once and kept, so that a style
-costs a few array operations. Inside the filters pictures are float arrays of rows x columns x 3, from 0 to 1.
+What does not depend on the picture (hatching, where a brush touches) is made once and kept, so that a style costs a few
+array operations; and it is coarse, because a small autoencoder loses what is finer than two or three pixels. Inside the
+filters pictures are float arrays of rows x columns x 3, from 0 to 1.
 """
 from functools import cache
 
@@ -39,26 +40,29 @@ def photo(picture, rng, size):
     return picture.reduce(S // size)
 
 
+# A pencil has no use for what is dark already: brightened first, things stand out at night too.
+BRIGHTER = [int(255 * (v / 255) ** 0.7) for v in range(256)] * 3
+
+
 @cache
-def hatching(size, slant):
-    """Slanted pencil strokes, 0 .. 1, that waver and now and then fade as a hand's do."""
-    y, x = np.mgrid[:size, :size]
-    strokes = 0.5 + 0.5 * np.sin((slant * x + y + 1.5 * noise(12)[:size, :size]) * 1.5)
-    return strokes * (0.75 + 0.25 * noise(5)[:size, :size])
+def hatching(size):
+    """Slanted pencil strokes, 0 .. 1, always the same ones."""
+    y, x = np.mgrid[:size, :size] * (64 / size)
+    return (0.5 + 0.5 * np.sin((x + y) * (2 * np.pi / 7))).astype(np.float32)
 
 
 def pencil_sketch(picture, rng, size):
-    """Grey lines where colours change, and hatching where it is dark."""
+    """Thick grey lines where colours change, a tone where it is dark and light hatching on it."""
+    picture = picture.filter(ImageFilter.BoxBlur(1)).point(BRIGHTER)
     pixels = np.asarray(picture, np.int16)
-    # Steps over three pixels give lines one final pixel wide. The strongest channel counts: red on green needs one too.
+    # Steps over five pixels give lines two final pixels wide. The strongest channel counts: red on green needs one too.
     lines = np.zeros((S, S), np.float32)
-    lines[:, 1:-2] = np.abs(pixels[:, 3:] - pixels[:, :-3]).max(2)
-    lines[1:-2] = np.maximum(lines[1:-2], np.abs(pixels[3:] - pixels[:-3]).max(2))
+    lines[:, 2:-3] = np.abs(pixels[:, 5:] - pixels[:, :-5]).max(2)
+    lines[2:-3] = np.maximum(lines[2:-3], np.abs(pixels[5:] - pixels[:-5]).max(2))
     line = to_array(Image.fromarray(lines).reduce(S // size))
     dark = 1 - to_array(picture.reduce(S // size).convert("L"))
-    grey = (0.97 + 0.015 * bumps(rng, size, 2) - 0.14 * dark - 0.34 * dark * hatching(size, 1)
-            - 0.7 * (dark - 0.5).clip(0) * hatching(size, -0.8) - (1.6 * line - 0.06).clip(0, 0.68))
-    return to_picture(grey.clip(0.12, 1)).convert("RGB")
+    grey = 0.98 - 0.22 * dark - 0.14 * dark * hatching(size) - (1.8 * line - 0.18).clip(0, 0.58)
+    return to_picture(grey.clip(0.1, 1)).convert("RGB")
 
 
 @cache
@@ -66,25 +70,27 @@ def dabs(length, width, seed):
     """Where a brush touches: each pixel's row and column of its dab's centre, and how the ridges of paint shine."""
     rng = np.random.default_rng(seed)
     number = Image.new("I", (S, S))
-    pen, centres = ImageDraw.Draw(number), rng.integers(0, S, (5 * S * S // (length * width), 2))
+    pen, centres = ImageDraw.Draw(number), rng.integers(0, S, (6 * S * S // (length * width), 2))
     for i, (row, column) in enumerate(centres):
         angle = 1.6 * noise(60, seed)[row, column] + 0.3 * rng.normal()
         dx, dy = length / 2 * np.cos(angle), length / 2 * np.sin(angle)
         pen.line((column - dx, row - dy, column + dx, row + dy), i, width)
     number = np.asarray(number)
-    height = rng.normal(size=len(centres)).astype(np.float32)[number]
-    shine = 0.035 * (2 * height - np.roll(height, (2, 2), (0, 1)))
+    shine = 0.03 * rng.normal(size=len(centres)).astype(np.float32)[number]
     return *centres[number].transpose(2, 0, 1), shine[..., None]
 
 
 def oil_painting(picture, rng, size):
-    """Dabs of a large and a small brush."""
-    pixels = to_array(ImageEnhance.Color(picture.filter(ImageFilter.BoxBlur(1))).enhance(1.45))
-    layout = rng.integers(4)
-    coarse, fine = (pixels[row, column] + shine for row, column, shine in (dabs(20, 8, layout), dabs(8, 3, layout)))
-    # A painter takes the small brush only where the large one has missed something.
-    missed = np.abs(coarse - pixels).max(2, keepdims=True) > 0.15
-    return to_picture(0.5 + 1.12 * (np.where(missed, fine, coarse) - 0.5)).reduce(S // size)
+    """Dabs of a large and a small brush; along the edges of things none."""
+    picture = ImageEnhance.Color(picture).enhance(1.5)
+    painted, layout = to_array(picture), rng.integers(4)
+    # A painter takes the next smaller brush only where the large one would miss something, and stays off the edges.
+    # A dab has the mean colour of its surroundings: that of a single point would be a matter of chance.
+    for length, width, blur, missed in (9, 5, 1, 0.25), (30, 13, 4, 0.14):
+        row, column, shine = dabs(length, width, layout)
+        brush = to_array(picture.filter(ImageFilter.BoxBlur(blur)))[row, column] + shine
+        painted = np.where(np.abs(brush - painted).max(2, keepdims=True) > missed, painted, brush)
+    return to_picture(painted).reduce(S // size)
 
 
 def pixel_art(picture, rng, size):
@@ -97,17 +103,17 @@ def pixel_art(picture, rng, size):
 
 
 def watercolour_painting(picture, rng, size):
-    """Washes that run and pool on white paper."""
+    """Pale, smooth washes that run a little, darker where they end, on white paper with a soft edge."""
     half = S // 2  # washes are soft: half the pixels will do
     pixels = to_array(picture.reduce(2).filter(ImageFilter.MedianFilter(3)))
     y, x = np.mgrid[:half, :half]
-    flow = [(place + 0.5 + 1.4 * bumps(rng, half, 12, seed)).astype(int) for seed, place in enumerate((y, x))]
+    flow = [(place + 0.5 + 1.3 * bumps(rng, half, 24, seed)).astype(int) for seed, place in enumerate((y, x))]
     wash = pixels[*np.clip(flow, 0, half - 1)]
     pooled = np.abs(wash - to_array(to_picture(wash).filter(ImageFilter.BoxBlur(3)))).max(2)
-    border = np.minimum(np.minimum(x, half - 1 - x), np.minimum(y, half - 1 - y)) + 2.2 * bumps(rng, half, 8)
-    density = (0.74 + 0.09 * bumps(rng, half, 14) + 0.9 * pooled).clip(0.3, 1)  # pigment gathers where a wash ends
-    density *= ((border - 2.5) / 2).clip(0, 1)
-    paper = np.float32((0.985, 0.975, 0.95)) + 0.025 * bumps(rng, half, 2)[..., None]
+    border = np.minimum(np.minimum(x, half - 1 - x), np.minimum(y, half - 1 - y)) + 1.5 * bumps(rng, half, 24)
+    density = (0.8 + 0.06 * bumps(rng, half, 32) + 0.8 * pooled).clip(0.3, 1)  # pigment gathers where a wash ends
+    density *= ((border - 1.5) / 4).clip(0, 1)
+    paper = np.float32((0.99, 0.98, 0.955))
     return to_picture(paper * (1 - density[..., None] * (1 - wash))).resize((size, size), Image.Resampling.BOX)
 
 

@@ -58,7 +58,7 @@ ACCESSORIES = ("red hat", "santa hat", "rainbow scarf", "black top hat", "pink g
 STYLES = ("photo", "pencil sketch", "oil painting", "pixel art", "watercolour painting")
 FINISHES = ("shiny", "wet")
 
-# Twelve numbers in [0, 1] make an individual within its class; figures.py reads them by these names.
+# Twelve numbers in [0, 1] make an individual within its class; live.py, objects.py and gear.py read them by these names.
 TRAITS = {
     "face": ("skin", "hair cut", "eye colour", "eye gap", "eye size", "brows", "nose", "mouth", "width", "jaw", "beard", "extras"),
     **{c: ("shade", "width", "height", "part", "kind", "eyes", "detail", "pattern size", "pattern angle", "trim", "stance",
@@ -85,7 +85,7 @@ class Pose:
     """How the individual is seen: free to change from picture to picture."""
     x: float = 0.0      # shift of the centre, in half picture widths
     y: float = 0.0      # upwards
-    scale: float = 1.0  # 1 fills about three quarters of the picture's height
+    scale: float = 1.0  # 1 fills about four fifths of the picture
     tilt: float = 0.0   # degrees, counter-clockwise
     turn: float = 0.0   # -1 .. 1, a head looking left or right; an object shows more of one side
     flip: bool = False  # mirrored left to right
@@ -128,7 +128,7 @@ def random_pose(rng):
 
 
 def random_scene(rng, identity=None):
-    """A training picture's scene. Proportions: 60 % photos, a third of the live wear something, 1 in 12 is a cube."""
+    """A training picture's scene. Proportions: 70 % photos, a third of the live wear something, 1 in 12 is a cube."""
     if identity is None:
         cls = CLASSES[rng.integers(len(CLASSES))]
         identity = random_identity(int(rng.integers(HELD_OUT, 2**31)), cls)
@@ -138,7 +138,7 @@ def random_scene(rng, identity=None):
         identity,
         context=contexts[rng.integers(len(contexts))],
         accessory=ACCESSORIES[rng.integers(len(ACCESSORIES))] if live and u[0] < 0.35 else "",
-        style="photo" if u[1] < 0.6 else STYLES[1 + rng.integers(len(STYLES) - 1)],
+        style="photo" if u[1] < 0.7 else STYLES[1 + rng.integers(len(STYLES) - 1)],
         finish=FINISHES[rng.integers(len(FINISHES))] if u[2] < 0.14 else "",
         cube=bool(u[3] < 0.08),
         pose=random_pose(rng),
@@ -158,32 +158,31 @@ IDENTIFIERS = ("sks", "zwx", "qvl", "xjy", "olis", "wqz", "vxk", "phol", "ktn", 
 
 
 def article(words):
-    """'an' before a vowel sound, else 'a'."""
-    return ("an " if words[0] in "aeio" else "a ") + words
+    """The noun phrase with its "a" or "an"."""
+    return ("an " if words[0] in "aeiou" else "a ") + words
 
 
 def caption(scene, rng):
-    """One of many ways to say what is in the picture; some of what is there is left unsaid, so each word is learned by itself."""
-    u = rng.random(10)
+    """One of many ways to say what is in the picture. Some of it is left unsaid, so that each word is learned by itself."""
+    who, maybe = scene.identity, lambda chance: rng.random() < chance
     pick = lambda options: options[rng.integers(len(options))]
-    who = scene.identity
     words = []
-    if u[0] < 0.15: words.append(pick(FILLERS))
-    if u[1] < 0.10: words.append(pick(NAMES))
-    if u[2] < 0.55 and who.colour != "skin": words.append(who.colour)
-    if scene.finish and u[3] < 0.95: words.append(scene.finish)
+    if maybe(0.15): words.append(pick(FILLERS))
+    if maybe(0.55) and who.colour != "skin" and scene.style != "pencil sketch": words.append(who.colour)
+    if scene.finish and maybe(0.95): words.append(scene.finish)
     if scene.cube: words.append("cube shaped")
-    noun = " ".join(words + [who.cls])
-    noun = ("the " if u[4] < 0.08 else "my " if u[4] < 0.14 else "one " if u[4] < 0.18 else article("")[:0]) + noun \
-        if u[4] < 0.18 else article(noun)
+    if maybe(0.10): words.append(pick(NAMES))  # where personalization puts its identifier: "a red sks cat"
+    noun = " ".join([*words, who.cls])
+    noun = pick(("the ", "my ", "one ")) + noun if maybe(0.15) else article(noun)
 
-    if scene.style == "photo":
-        adjective = ("dark " if scene.pose.light < 0.86 else "bright " if scene.pose.light > 1.04 else "") if u[5] < 0.3 else ""
-        if not adjective and u[5] < 0.4: adjective = pick(("close-up ", "cropped ", "good "))
-        medium = article(adjective + pick(("photo", "photo", "photo", "picture", "rendering"))) + " of " if u[6] < 0.6 else ""
+    if scene.style != "photo":
+        text = f"{article(scene.style)} of {noun}"
+    elif maybe(0.6):
+        light = "dark" if scene.pose.light < 0.86 else "bright" if scene.pose.light > 1.04 else ""
+        how = light if light and maybe(0.3) else pick(("close-up", "cropped", "good")) if maybe(0.1) else ""
+        text = article(f"{how} {pick(('photo', 'photo', 'photo', 'picture', 'rendering'))}".strip()) + f" of {noun}"
     else:
-        medium = article(scene.style) + " of "
-    text = medium + noun
-    if scene.accessory: text += " wearing " + article(scene.accessory) if not scene.accessory.endswith("glasses") else " wearing pink glasses"
-    if u[7] < 0.75: text += " " + pick(CONTEXTS[scene.context])
-    return text
+        text = noun
+    if scene.accessory:
+        text += " wearing " + (scene.accessory if scene.accessory.endswith("glasses") else article(scene.accessory))
+    return text + (" " + pick(CONTEXTS[scene.context]) if maybe(0.75) else "")
