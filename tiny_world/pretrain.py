@@ -153,7 +153,8 @@ def train_vae(cfg, work, pictures):
     state, first, start, seconds = work / "vae.safetensors", 0, time.time(), 0.0
     weights = {"live": list(vae.parameters())}
     if cfg.resume and state.exists():
-        first, seconds = load_state(state, weights, optimizer).values()
+        saved = load_state(state, weights, optimizer)
+        first, seconds = saved["step"], saved["seconds"]
     mean_loss, last_save = None, time.time()
     for step in range(first, cfg.vae_steps):
         rng = np.random.default_rng([cfg.seed, 1, step])
@@ -187,8 +188,9 @@ def encode_all(cfg, work, vae, pictures):
     """All latents' means, fp16 (pictures, 4, 16, 16), and the factor that brings them to unit variance."""
     path = work / "latents.npy"
     if not (cfg.resume and path.exists()):
-        latents = np.concatenate([vae.encode(as_input(pictures[i:i + 250]))[0].half().numpy()
-                                  for i in range(0, len(pictures), 250)])
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = np.concatenate([vae.encode(as_input(pictures[i:i + 250]))[0].float().half().numpy()
+                                      for i in range(0, len(pictures), 250)])
         np.save(work / "latents.tmp.npy", latents)
         os.replace(work / "latents.tmp.npy", path)
     latents = torch.from_numpy(np.load(path))
@@ -197,7 +199,7 @@ def encode_all(cfg, work, vae, pictures):
 
 def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
     torch.manual_seed(cfg.seed)
-    unet, text = UNet(UNET_CONFIG), CLIPText(TEXT_CONFIG)
+    unet, text = UNet(UNET_CONFIG), CLIPText(replace(TEXT_CONFIG, vocab_size=len(tokenizer)))
     for name, p in text.named_parameters():
         if "embedding" in name:
             torch.nn.init.normal_(p, std=0.02)
@@ -218,7 +220,8 @@ def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
     state, first, start, seconds = work / "diffusion.safetensors", 0, time.time(), 0.0
     weights = {"live": live, "shadow": shadow}
     if cfg.resume and state.exists():
-        first, seconds = load_state(state, weights, optimizer).values()
+        saved = load_state(state, weights, optimizer)
+        first, seconds = saved["step"], saved["seconds"]
     count = lambda m: sum(p.numel() for p in m.parameters())
     print(f"diffusion: unet {count(unet):,} + text {count(text):,} parameters, from step {first}", flush=True)
 
@@ -281,8 +284,6 @@ def main(cfg):
     work = Path(cfg.work)
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(cfg)
-    global TEXT_CONFIG
-    TEXT_CONFIG = replace(TEXT_CONFIG, vocab_size=len(tokenizer))
     pictures = make_pictures(cfg, work)
     vae = train_vae(cfg, work, pictures)
     latents, scale = encode_all(cfg, work, vae, pictures)
