@@ -141,10 +141,10 @@ class Tokenizer:
     def encode(self, text):
         """All ids of a text, of any length, without start and end."""
         ids = []
-        fixed = sorted(self.added, key=len, reverse=True)
-        pattern = "|".join(re.escape(t) for t in [START, END, self.pad, *fixed])  # SD 2's pad, "!", wherever it stands
-        for piece in re.split(f"({pattern})", text, flags=re.IGNORECASE if fixed else 0):
-            token = {t.lower(): t for t in [START, END, self.pad, *fixed]}.get(piece.lower())
+        whole = {t.lower(): t for t in [START, END, self.pad, *sorted(self.added, key=len, reverse=True)]}  # SD 2's pad is "!"
+        pattern = "|".join(re.escape(t) for t in whole.values())
+        for piece in re.split(f"({pattern})", text, flags=re.IGNORECASE if self.added else 0):
+            token = whole.get(piece.lower())
             if token in self.vocab:
                 ids.append(self.vocab[token])
             else:

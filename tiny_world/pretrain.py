@@ -13,7 +13,6 @@ tiny_world/README.md has what the shipped checkpoint cost.
 """
 import argparse
 import collections
-import json
 import multiprocessing
 import os
 import time
