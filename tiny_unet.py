@@ -122,6 +122,8 @@ class Attention(nn.Module):
 
     attn1 asks the other positions of the picture (self-attention), attn2 the words (cross-attention)."""
 
+    kernel = staticmethod(F.scaled_dot_product_attention)
+
     def __init__(self, d, d_context, heads):
         super().__init__()
         self.heads = heads
@@ -134,7 +136,7 @@ class Attention(nn.Module):
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in (q, k, v))  # (b, h, n, k), 2 x (b, h, l, k)
         if maps is None:
-            out = F.scaled_dot_product_attention(q, k, v)
+            out = self.kernel(q, k, v)
         else:  # the same written out, when someone wants to see who looks at what (equal: tests/test_same_as_diffusers.py)
             weights = torch.einsum("bhnk,bhlk->bhnl", q, k) * q.shape[-1] ** -0.5
             weights = weights.softmax(dim=-1)  # (b, h, n, l): each position distributes its gaze over the tokens

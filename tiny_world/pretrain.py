@@ -27,7 +27,7 @@ from checkpoint import load_state, save_state
 from clip_text import BYTES, END, START, CLIPText, CLIPTextConfig, Tokenizer, words
 from ddpm import ScheduleConfig
 from stable_diffusion import StableDiffusion
-from tiny_unet import UNet, UNetConfig
+from tiny_unet import Attention, UNet, UNetConfig
 from tiny_world import sheet
 from tiny_world.draw import draw
 from tiny_world.world import IDENTIFIERS, caption, random_scene
@@ -41,12 +41,12 @@ class Config:
     out: str = "tiny_world/model"  # the checkpoint, in the public layout
     work: str = "runs/pretrain"    # pictures, latents, the state to resume from, logs and sample grids
     pictures: int = 100_000        # drawn once and used again and again, each time with a new caption
-    vae_steps: int = 24_000
+    vae_steps: int = 20_000
     vae_batch: int = 8             # many small steps: each picture has thousands of pixels to learn from
     vae_lr: float = 2e-3
-    steps: int = 60_000
+    steps: int = 40_000
     batch: int = 32
-    lr: float = 7e-4
+    lr: float = 2e-3               # of the diffusion stage, whose optimizer is Muon
     warmup: int = 500
     decay: float = 0.25            # the last quarter of the steps brings the learning rate down to zero
     ema: float = 0.9995
@@ -196,6 +196,37 @@ def encode_all(cfg, work, vae, pictures):
     return latents, 1 / latents[:5000].float().std().item()
 
 
+def attention(q, k, v):
+    """Written out: on a CPU in bfloat16 torch's own kernel takes a third of the whole step, this one a twentieth (torch 2.13)."""
+    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, but matrices (groups with muon=True) step along the nearest orthogonal matrix to their momentum, so that a step
+    is as long in the directions that gradients seldom have as in those that they always have (Jordan et al. 2024; the
+    factor 0.2 sqrt(columns) makes a step as long as Adam's: Liu et al. 2025). Here it learns in half the pictures."""
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            same_shape = collections.defaultdict(list)  # one batched product for all matrices of a shape
+            for p in group["params"] if group["muon"] else ():
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p)).lerp_(p.grad, 0.05)
+                m = p.grad.lerp(momentum, 0.95).flatten(1)               # a convolution: (c_out, c_in*3*3)
+                tall = m.shape[0] > m.shape[1]
+                same_shape[sorted(m.shape)[0], sorted(m.shape)[1]].append((p, tall, m.T if tall else m))
+                p.grad = None                                            # AdamW passes over what has no gradient
+            for (rows, columns), found in same_shape.items():
+                x = torch.stack([m for _, _, m in found]).bfloat16()     # (matrices, rows, columns), rows <= columns
+                x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+                for _ in range(5):  # Newton-Schulz: pulls every singular value towards 1
+                    a = x @ x.mT
+                    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+                for (p, tall, _), o in zip(found, x.float() * (-0.2 * columns ** 0.5 * group["lr"])):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_((o.T if tall else o).reshape(p.shape))
+        super().step()
+
+
 def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
     torch.manual_seed(cfg.seed)
     unet, text = UNet(UNET_CONFIG), CLIPText(replace(TEXT_CONFIG, vocab_size=len(tokenizer)))
@@ -206,12 +237,14 @@ def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
         if name.endswith(("conv2.weight", "conv2.bias", "proj_out.weight", "proj_out.bias")) or name.startswith("conv_out"):
             torch.nn.init.zeros_(p)
     unet = unet.to(memory_format=torch.channels_last)
+    Attention.kernel = staticmethod(attention)
     live = [*unet.parameters(), *text.parameters()]
-    matrices = [p for p in live if p.ndim > 1 and p is not text.table.weight]
+    edges = [unet.conv_in.weight, unet.conv_out.weight, text.table.weight, text.text_model.embeddings.position_embedding.weight]
+    matrices = [p for p in live if p.ndim > 1 and not any(p is e for e in edges)]
     others = [p for p in live if not any(p is m for m in matrices)]
     # No weight decay on the table: it would pull words that are rare, and identifiers that never occur, towards zero.
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
-                                  lr=cfg.lr, betas=(0.9, 0.99), fused=True)
+    optimizer = Muon([{"params": matrices, "muon": True, "weight_decay": 0.05}, {"params": others, "muon": False, "weight_decay": 0.0}],
+                     lr=cfg.lr, betas=(0.9, 0.99), fused=True)
     shadow = [p.detach().clone() for p in live]  # the exponential mean of the weights: what is sampled and shipped
     sd = StableDiffusion(tokenizer, text, unet, VAE(replace(VAE_CONFIG, scaling_factor=scale)), SCHEDULE_CONFIG)
     sd.vae.load_state_dict(vae.state_dict())
@@ -237,8 +270,9 @@ def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
         t = ((torch.rand(1, generator=noise) + torch.arange(cfg.batch) / cfg.batch) % 1 * sd.schedule.T).long()
         eps = torch.randn(x_0.shape, generator=noise)
         x_t = sd.schedule.add_noise(x_0, eps, t).to(memory_format=torch.channels_last)
+        context = text(tokenizer(captions))  # (b, l, d), in float32: small, and its masked attention is faster so
         with torch.autocast("cpu", torch.bfloat16):
-            output = unet(x_t, t, text(tokenizer(captions)))
+            output = unet(x_t, t, context)
         loss = F.mse_loss(output.float(), sd.schedule.target(x_0, eps, t))
         optimizer.zero_grad()
         loss.backward()
