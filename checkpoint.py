@@ -250,18 +250,18 @@ def save_state(path, weights, optimizer, **progress):
     save_tensors(tensors, path, {name: json.dumps(value) for name, value in progress.items()})
 
 
-def load_tensors(path):
+def load_tensors(path, advice=""):
     """What save_tensors wrote: the tensors and the metadata."""
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}): leave out --resume") from None
+        raise UserError(f"{path} is damaged or cut short ({error}){advice}") from None
 
 
 def load_state(path, weights, optimizer, **expected):
     """Puts a saved state back in place and returns what was saved with it. Whatever is in `expected` must be as it was."""
-    tensors, about = load_tensors(path)
+    tensors, about = load_tensors(path, ": leave out --resume")
     progress = {name: json.loads(value) for name, value in about.items() if name != "format"}
     for name, value in expected.items():
         then = progress.get(name)

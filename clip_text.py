@@ -114,13 +114,17 @@ class Tokenizer:
     def __len__(self):
         return max(self.vocab.values()) + 1
 
-    def add(self, token):
-        """Makes a word one token with the next free id, and returns the id. The text encoder needs a row for it."""
-        if token in self.vocab:
-            raise ValueError(f'the vocabulary has the token "{token}" already')
-        self.vocab[token] = len(self)
-        self.added.append(token)
-        return self.vocab[token]
+    def add(self, token, n=1):
+        """Makes a word one token with the next free id; the text encoder needs a row for it. A word of several vectors is
+        several tokens, <it>, <it>_1, <it>_2, and writing the first one writes all of them. Returns the ids."""
+        names = [token, *(f"{token}_{i}" for i in range(1, n))]
+        for name in names:
+            if name in self.vocab:
+                raise ValueError(f'the vocabulary has the token "{name}" already')
+        for name in names:
+            self.vocab[name] = len(self)
+        self.added += names
+        return [self.vocab[name] for name in names]
 
     def merge(self, word):
         """One word to its tokens: merge the pair that was learned earliest, everywhere in the word, until none is left."""
@@ -146,7 +150,11 @@ class Tokenizer:
         for piece in re.split(f"({pattern})", text, flags=re.IGNORECASE if self.added else 0):
             token = whole.get(piece.lower())
             if token in self.vocab:
-                ids.append(self.vocab[token])
+                name, n = token, 0
+                while name in self.vocab:                    # <it>, and if the word has more vectors <it>_1, <it>_2, ...
+                    ids.append(self.vocab[name])
+                    n += 1
+                    name = f"{token}_{n}" if token in self.added else ""
             else:
                 ids += [self.vocab[t] for word in words(piece) for t in self.merge(word)]
         return ids

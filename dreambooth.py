@@ -114,11 +114,8 @@ def square(photo, size, generator=None):
 def bind_token(sd, token):
     """The identifier must be one token: `sks` is in the vocabulary; <name> is added to it, with a vector like any other's."""
     if token.startswith("<"):
-        if token in sd.tokenizer.vocab:
-            raise UserError(f"--token {token}: the vocabulary has it already; choose another name")
         table, noise = sd.text.table.weight.data, torch.Generator().manual_seed(0)
-        sd.tokenizer.add(token)
-        sd.text.append(table.mean(0) + table.std(0) * torch.randn(1, table.shape[1], generator=noise).to(table))
+        sd.add_word(token, table.mean(0) + table.std(0) * torch.randn(1, table.shape[1], generator=noise).to(table))
     elif (n := len(sd.tokenizer.encode(token))) != 1:
         print(f'--token {token} is {n} tokens, each with a meaning of its own; a rare one such as "sks", or a new one such as '
               '"<it>", binds better', file=sys.stderr)
@@ -129,7 +126,7 @@ def class_latents(sd, cfg):
     drawing them takes a large model longer than the training."""
     path, count = Path(cfg.out) / "class_latents.safetensors", min(cfg.class_images, cfg.steps * cfg.batch_size)
     if cfg.resume and path.exists():
-        tensors, about = load_tensors(path)
+        tensors, about = load_tensors(path, ": leave out --resume")
         if json.loads(about["settings"]) == settings(cfg):
             return tensors["z"]
     together, drawn = 16 if cfg.size < 256 else 1, []

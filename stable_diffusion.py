@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from checkpoint import UserError, read_model, save_model
+from checkpoint import UserError, load_tensors, read_model, save_model
 from ddpm import SAMPLERS, Schedule, ScheduleConfig
 
 TINY = str(Path(__file__).parent / "tiny_world" / "model")
@@ -103,6 +103,31 @@ class StableDiffusion:
         """The whole model in the public layout, which diffusers opens too; whole or not there. half: weights in fp16."""
         networks = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text}
         save_model(folder, self.tokenizer, networks, self.schedule.config, half)
+
+    # --- new words ----------------------------------------------------------------------------------------------------
+
+    def add_word(self, token, vectors):
+        """Makes `token` a word of the vocabulary with vectors (n, d) of its own, n of them. Returns its ids."""
+        if token in self.tokenizer.vocab:
+            raise UserError(f"{token}: the vocabulary has that word already; choose another name")
+        if vectors.shape[1] != self.text.config.hidden_size:
+            raise UserError(f"{token} is a word for text encoders of width {vectors.shape[1]}; this one's is {self.text.config.hidden_size}")
+        ids = self.tokenizer.add(token, len(vectors))
+        self.text.append(vectors)
+        return ids
+
+    def load_embeds(self, path):
+        """Adds the word that a textual inversion learned, and returns it. A safetensors file with one tensor (n, d) or (d,),
+        named by its word; or, as A1111 and kohya write it, by "emb_params": then the word is the file's name."""
+        if Path(path).suffix in (".pt", ".bin"):
+            raise UserError(f"{path} is a pickle, which can run anything when it is opened; convert it to safetensors first")
+        tensors, _ = load_tensors(path)
+        if len(tensors) != 1:
+            raise UserError(f"{path} has {len(tensors)} tensors; a learned word is one")
+        [(token, vectors)] = tensors.items()
+        token = Path(path).stem if token == "emb_params" else token
+        self.add_word(token, vectors.view(-1, vectors.shape[-1]))
+        return token
 
     # --- pictures and latents -----------------------------------------------------------------------------------------
 
@@ -208,6 +233,7 @@ def main():
     p.add_argument("prompt", nargs="?", default="a photo of a red teapot on the beach")
     p.add_argument("--model", default=TINY, help="a folder as diffusers saves it, or a name on the hub (default: the tiny world's)")
     p.add_argument("--revision", help="branch or commit of a model on the hub")
+    p.add_argument("--embeds", action="append", default=[], help="a learned word (learned_embeds.safetensors); may be repeated")
     p.add_argument("--negative", default="", help="what the picture should be unlike")
     p.add_argument("--sampler", default="ddim", choices=SAMPLERS)
     p.add_argument("--sampling-steps", type=int, default=50)
@@ -229,6 +255,8 @@ def main():
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error}") from None
     sd = StableDiffusion.from_pretrained(a.model, pick_device(a.device), getattr(torch, a.dtype), a.revision)
+    for path in a.embeds:
+        sd.load_embeds(path)
     pictures = sd.sample(a.prompt, bar=True, negative=a.negative, images=a.images, steps=a.sampling_steps, guidance=a.guidance,
                          sampler=a.sampler, seed=a.seed, size=a.size)
     for i, picture in enumerate(pictures, 1):

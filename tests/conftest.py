@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -92,6 +93,35 @@ def altered(tmp_path):
                 (new / path.name).symlink_to(path)
         return new
     return copy
+
+
+# === training a small model ===========================================================================================
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with three pictures of different shapes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, size in enumerate([(80, 60), (64, 64), (60, 90)]):
+        Image.effect_noise(size, 60).convert("RGB").save(folder / f"{i}.png")
+    return folder
+
+
+def weights(sd):
+    """A copy of every number of a model, by part and name."""
+    return {f"{part}.{n}": p.detach().clone() for part in ("unet", "text", "vae") for n, p in getattr(sd, part).named_parameters()}
+
+
+def same(a, b):
+    """Are two such copies the same to the bit?"""
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def last(steps):
+    """The model after the last of the steps that a method's train() yields."""
+    for sd, _ in steps:
+        pass
+    return sd
 
 
 # === the command as a user types it ===================================================================================

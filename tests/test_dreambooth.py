@@ -11,19 +11,9 @@ from PIL import Image
 
 import dreambooth
 from checkpoint import UserError
-from conftest import ROOT
+from conftest import ROOT, last, same, weights
 from dreambooth import Config, bind_token, class_latents, dreambooth_loss, settle, square, train
 from stable_diffusion import TINY, StableDiffusion
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Three pictures of different shapes."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, size in enumerate([(80, 60), (64, 64), (60, 90)]):
-        Image.effect_noise(size, 60).convert("RGB").save(folder / f"{i}.png")
-    return folder
 
 
 @pytest.fixture
@@ -32,21 +22,11 @@ def cfg(sd15_folder, photos, tmp_path):
                   sampling_steps=2, save_every=2, size=64, out=str(tmp_path / "out"))
 
 
-def weights(sd):
-    return {f"{part}.{n}": p.detach().clone() for part in ("unet", "text", "vae") for n, p in getattr(sd, part).named_parameters()}
-
-
-def finish(cfg):
-    for sd, log in train(cfg):
-        pass
-    return sd
-
-
 @pytest.mark.parametrize("train_text_encoder", [False, True])
 def test_the_unet_moves_and_the_rest_stays(cfg, train_text_encoder):
     """Personalization is a choice of which numbers change. Every tensor of the UNet does; the VAE is the same to the bit."""
     before = weights(StableDiffusion.from_pretrained(cfg.model))
-    after = weights(finish(replace(cfg, train_text_encoder=train_text_encoder)))
+    after = weights(last(train(replace(cfg, train_text_encoder=train_text_encoder))))
     moved = {n for n in before if not torch.equal(before[n], after[n])}
     expected = {n for n in before if n.startswith("unet.") or (train_text_encoder and n.startswith("text."))}
     assert moved == expected
@@ -70,9 +50,9 @@ def test_the_loss_is_equation_2(cfg):
 
 def test_without_prior_preservation_no_class_picture_is_drawn_or_seen(cfg, tmp_path):
     """prior_weight 0 is plain fine-tuning: the same steps whatever the class pictures would have been."""
-    a = weights(finish(replace(cfg, prior_weight=0.0, class_images=2)))
-    b = weights(finish(replace(cfg, prior_weight=0.0, class_images=7)))
-    assert all(torch.equal(a[n], b[n]) for n in a)
+    a = weights(last(train(replace(cfg, prior_weight=0.0, class_images=2))))
+    b = weights(last(train(replace(cfg, prior_weight=0.0, class_images=7))))
+    assert same(a, b)
     assert not (tmp_path / "out" / "class_latents.safetensors").exists()
 
 
@@ -81,14 +61,14 @@ def test_class_pictures_come_from_the_model_before_training(cfg):
     sd = StableDiffusion.from_pretrained(cfg.model)
     settled = settle(cfg, sd)
     *_, (_, expected, _) = sd.walk("a photo of a dog", images=2, sampler="ddpm", steps=2, guidance=settled.guidance, seed=0, size=64)
-    finish(cfg)
+    last(train(cfg))
     assert torch.equal(class_latents(sd, replace(settled, resume=True)), expected)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path):
     """Killed after step 3 of 4, with the state of step 2 on disk: going on gives the weights of the run never killed."""
     cfg = replace(cfg, steps=4)
-    whole = weights(finish(cfg))
+    whole = weights(last(train(cfg)))
     other = replace(cfg, out=str(tmp_path / "killed"))
     for sd, log in train(other):
         if log["step"] == 3:
@@ -98,10 +78,9 @@ def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path):
     for sd, log in train(replace(other, resume=True)):
         steps.append(log["step"])
     assert steps == [0, 3, 4]
-    resumed = weights(sd)
-    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+    assert same(whole, weights(sd))
     with pytest.raises(UserError, match=r"other settings \(lr\)"):
-        finish(replace(other, resume=True, lr=0.5))
+        last(train(replace(other, resume=True, lr=0.5)))
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(cfg, tmp_path):
@@ -149,12 +128,12 @@ def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
 
 
 def test_random_crops_train_too(cfg):
-    assert finish(replace(cfg, random_crop=True))
+    assert last(train(replace(cfg, random_crop=True)))
 
 
 def test_bfloat16_computes_and_float32_keeps(cfg):
     """The weights that are trained stay float32: steps of 1e-6 would vanish in bfloat16."""
-    sd = finish(replace(cfg, dtype="bfloat16"))
+    sd = last(train(replace(cfg, dtype="bfloat16")))
     assert {p.dtype for p in sd.unet.parameters()} == {torch.float32}
 
 

@@ -52,8 +52,7 @@ def test_a_prompt_longer_than_77_tokens_is_cut_at_the_same_place(sd15_folder, ca
 @pytest.mark.parametrize("folder", ["sd15_folder", "sd21_folder"])
 def test_what_we_save_diffusers_opens_and_draws_the_same(folder, request, tmp_path):
     ours = StableDiffusion.from_pretrained(str(request.getfixturevalue(folder)))
-    ours.tokenizer.add("<cat-toy>")
-    ours.text.append(torch.randn(1, ours.text.config.hidden_size))
+    ours.add_word("<cat-toy>", torch.randn(2, ours.text.config.hidden_size))
     ours.save(tmp_path / "saved")
     assert levels(*draw_both(tmp_path / "saved", "ddim", prompt="a <cat-toy> on the beach")) <= 1
     plain = StableDiffusion.from_pretrained(str(tmp_path / "saved")).sample("a cat-toy on the beach", steps=6, seed=3)

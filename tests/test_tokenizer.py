@@ -51,16 +51,16 @@ def test_a_worked_example():
 def test_added_tokens_are_found_wherever_they_stand(both):
     ours, reference = both
     added = Tokenizer(ours.vocab, ours.merges, pad=ours.pad)
-    for token in ("<cat-toy>", "<cat-toy>_1", "sksx"):
+    for token in ("<cat-toy>", "<other>", "sksx"):
         added.add(token)
-    reference.add_tokens(["<cat-toy>", "<cat-toy>_1", "sksx"])
-    for text in ("a <cat-toy> on the beach", "A <CAT-TOY>!", "two<cat-toy><cat-toy>s", "<cat-toy>_1 <cat-toy>_2", "sksx sksxy", "<cat toy>"):
+    reference.add_tokens(["<cat-toy>", "<other>", "sksx"])
+    for text in ("a <cat-toy> on the beach", "A <CAT-TOY>!", "two<cat-toy><cat-toy>s", "<other>_1 <cat-toy>_2", "sksx sksxy", "<cat toy>"):
         assert added.encode(text) == reference(text)["input_ids"][1:-1], text
 
 
 def test_a_token_is_added_once():
     tokenizer = clip_tokenizer()
-    assert tokenizer.add("<it>") == 49_408 and len(tokenizer) == 49_409
+    assert tokenizer.add("<it>") == [49_408] and len(tokenizer) == 49_409
     with pytest.raises(ValueError, match="already"):
         tokenizer.add("<it>")
     with pytest.raises(ValueError, match="already"):

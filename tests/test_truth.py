@@ -18,7 +18,7 @@ from tiny_unet import UNet, UNetConfig
 from vae import VAE, VAEConfig
 
 CHAPTERS = ("ddpm", "tiny_unet", "clip_text", "vae", "checkpoint", "stable_diffusion")
-METHODS = ("dreambooth",)
+METHODS = ("dreambooth", "textual_inversion", "attn_dreambooth")
 
 
 # === shapes ===========================================================================================================

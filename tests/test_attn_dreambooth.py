@@ -1,0 +1,166 @@
+"""AttnDreamBooth: what moves in each stage, the penalty on attention, resuming across stages; and that it learns."""
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT, last, same, weights
+from PIL import Image
+
+from attn_dreambooth import Config, attention_loss, augmented, gaze, plan, train
+from checkpoint import UserError
+from stable_diffusion import StableDiffusion
+
+
+@pytest.fixture
+def cfg(sd15_folder, photos, tmp_path):
+    return Config(model=str(sd15_folder), images=str(photos), class_name="dog", steps=3, lr=1e-3, batch_size=2, augment=False,
+                  sampling_steps=2, save_every=2, size=64, out=str(tmp_path / "out"))
+
+
+TABLE = "text.text_model.embeddings.token_embedding.weight"
+
+
+def moved(before, after):
+    return {n for n in before if not torch.equal(before[n], after[n])}
+
+
+def test_each_stage_moves_its_own_numbers_and_no_others(cfg):
+    """The paper in one test: first one vector, then the cross-attention layers, then the whole UNet."""
+    at = {}
+    for sd, log in train(cfg):
+        if log["done"]:
+            at[log["stage"]] = weights(sd)
+    unet = {n for n in at["0"] if n.startswith("unet.")}
+    assert moved(at["0"], at["1"]) == {TABLE} and torch.equal(at["0"][TABLE][:-1], at["1"][TABLE][:-1])
+    assert moved(at["1"], at["2"]) == {n for n in unet if ".attn2." in n}
+    assert moved(at["2"], at["3"]) == unet
+
+
+@pytest.mark.parametrize("stages", ["3", "13", "2"])
+def test_a_stage_that_is_left_out_moves_nothing(cfg, stages):
+    seen = [log["stage"] for sd, log in train(replace(cfg, stages=stages)) if log["done"]]
+    assert seen == ["0", *stages]
+
+
+def literal(maps, new, category, lambda_mean, lambda_var):
+    """The penalty number by number, as its definition reads."""
+    total = 0.0
+    for attention in maps:
+        b, h, n, _ = attention.shape
+        for i in range(b):
+            a = [attention[i, j, k, new].item() for j in range(h) for k in range(n)]
+            c = [attention[i, j, k, category].item() for j in range(h) for k in range(n)]
+            mean_a, mean_c = sum(a) / len(a), sum(c) / len(c)
+            var_a = sum((x - mean_a) ** 2 for x in a) / (len(a) - 1)
+            var_c = sum((x - mean_c) ** 2 for x in c) / (len(c) - 1)
+            total += lambda_mean * (mean_a - mean_c) ** 2 + lambda_var * (var_a - var_c) ** 2
+    return total / len(maps)
+
+
+def test_the_penalty_is_its_definition():
+    g = torch.Generator().manual_seed(0)
+    maps = [torch.randn(3, 2, n, 7, generator=g).mul(3).softmax(-1).double() for n in (4, 12)]
+    ours = attention_loss(maps, 4, lambda_mean=0.7, lambda_var=1.3).item()
+    assert ours == pytest.approx(literal(maps, 4, 5, 0.7, 1.3), rel=1e-9) and ours > 0
+
+
+def test_the_penalty_of_identical_maps_is_zero_and_has_no_gradient():
+    x = torch.randn(2, 2, 6, 7)
+    x[..., 5] = x[..., 4]
+    x.requires_grad_(True)
+    loss = attention_loss([x], 4, 2.0, 5.0)
+    loss.backward()
+    assert loss == 0 and x.grad.abs().max() == 0
+
+
+def test_the_penalty_pulls_the_maps_together(cfg):
+    """With a heavy penalty the two words are looked at alike after training; without, they are not."""
+    ends = {}
+    for weight in (0.0, 3e4):
+        for sd, log in train(replace(cfg, stages="2", steps=30, lr=1e-2, attn_weight=weight)):
+            if log["stage"] == "0":
+                sd.text.table.weight.data[log["ids"]] *= -3  # a word that is looked at in another way
+        maps, prompt = [], "a photo of a <it> dog"
+        with torch.no_grad():
+            sd.unet(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([300, 600]),
+                    sd.read([prompt] * 2), maps)
+        ends[weight] = attention_loss(maps, 5, 1.0, 1.0).item()
+    assert ends[3e4] < 0.5 * ends[0.0]
+
+
+def test_the_stages_and_their_weights_are_the_papers(cfg):
+    """What the official script runs on Stable Diffusion, and its fast variant."""
+    large = StableDiffusion.from_pretrained(cfg.model)
+    large.unet.parameters = lambda: [torch.empty(100_000_000, device="meta")]
+    plain = replace(cfg, steps=None, lr=None)
+    assert plan(plain, large) == [("1", 60, 1e-3, 0.1, 0), ("2", 100, 2e-5, 2, 5), ("3", 500, 2e-6, 2, 5)]
+    assert plan(replace(plain, fast=True), large)[2] == ("3", 200, 1e-5, 2, 5)
+    assert plan(replace(plain, attn_weight=0.0, stages="2"), large) == [("2", 100, 2e-5, 0, 0)]
+
+
+def test_of_a_long_category_the_first_token_is_compared(cfg):
+    """[V] starts as the first token of the category, and stands right before it."""
+    sd, log = next(train(replace(cfg, class_name="space shuttle")))
+    table = sd.text.table.weight
+    assert torch.equal(table[log["ids"][0]], table[sd.tokenizer.encode("space")[0]])
+
+
+@pytest.mark.parametrize("killed_in, step", [("1", 3), ("2", 1), ("3", 3)])
+def test_a_killed_run_resumes_to_the_same_bits_whatever_the_stage(cfg, tmp_path, killed_in, step):
+    whole = weights(last(train(cfg)))
+    other = replace(cfg, out=str(tmp_path / "killed"))
+    for sd, log in train(other):
+        if (log["stage"], log["step"]) == (killed_in, step):
+            break
+    first = [log for _, log in train(replace(other, resume=True)) if log["stage"] != "0"][0]
+    assert first["step"] > 1 or first["stage"] > "1"  # it did not start anew
+    assert same(whole, weights(last(train(replace(other, resume=True)))))
+    with pytest.raises(UserError, match=r"other settings \(lr\)"):
+        last(train(replace(other, resume=True, lr=0.5)))
+
+
+def test_augmented_photos_are_squares_another_way_each_time():
+    photo = Image.effect_noise((90, 60), 60).convert("RGB")
+    seen = [augmented(photo, 32, torch.Generator().manual_seed(i)) for i in range(12)]
+    assert {p.size for p in seen} == {(32, 32)} and len({p.tobytes() for p in seen}) == 12
+
+
+def test_augmentation_trains_too(cfg):
+    assert last(train(replace(cfg, augment=True, steps=1)))
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(stages="21"), "--stages 21"), (dict(stages="4"), "--stages 4"), (dict(stages=""), "--stages"), (dict(token="cat</w>"), "already"),
+    (dict(class_name=""), "--class-name"), (dict(steps=0), "--steps 0"), (dict(size=60), "--size 60")])
+def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        next(train(replace(cfg, **change)))
+    assert "\n" not in str(error.value)
+
+
+def test_the_photo_is_lit_where_it_looks(cfg):
+    """Three pictures of the photo's size; the lit ones are nowhere brighter than the photo, and darker somewhere."""
+    sd, log = next(train(cfg))
+    photo = log["photos"][0]
+    picture, new, category = gaze(sd, log["cfg"], photo, log["ids"])
+    assert picture.size == new.size == category.size == (64, 64)
+    for lit in (new, category):
+        assert all(a <= b for a, b in zip(lit.tobytes(), picture.tobytes())) and lit.tobytes() != picture.tobytes()
+
+
+def test_the_command_leaves_its_pictures_and_a_model_that_diffusers_draws_alike(cfg, tmp_path):
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    ended = subprocess.run([sys.executable, "attn_dreambooth.py", "--model", cfg.model, "--images", cfg.images, "--class-name", "dog",
+                            "--steps", "1", "--batch-size", "1", "--sampling-steps", "2", "--out", cfg.out],
+                           cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    out = tmp_path / "out"
+    assert Image.open(out / "before_after.png").width > 300 and Image.open(out / "attention.png").height > 500
+    pipe = StableDiffusionPipeline.from_pretrained(out / "model")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    theirs = pipe("a <it> dog", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
+    ours = StableDiffusion.from_pretrained(str(out / "model")).sample("a <it> dog", steps=4)[0]
+    assert max(abs(a - b) for a, b in zip(ours.tobytes(), theirs.tobytes())) <= 1

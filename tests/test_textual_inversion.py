@@ -1,0 +1,147 @@
+"""Textual Inversion: one word moves and nothing else; its file opens elsewhere; resuming; and that it learns."""
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, last, same, weights
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from checkpoint import UserError
+from stable_diffusion import StableDiffusion
+from textual_inversion import STYLE_TEMPLATES, TEMPLATES, Config, inversion_loss, nearest_words, read_with, train
+
+
+@pytest.fixture
+def cfg(sd15_folder, photos, tmp_path):
+    return Config(model=str(sd15_folder), images=str(photos), class_name="dog", steps=3, lr=1e-2, batch_size=2, sampling_steps=2,
+                  save_every=2, size=64, out=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_the_new_word_moves_and_everything_else_stays_to_the_bit(cfg, vectors):
+    before, after = weights(StableDiffusion.from_pretrained(cfg.model)), weights(last(train(replace(cfg, vectors=vectors))))
+    table = "text.text_model.embeddings.token_embedding.weight"
+    rows, new = before[table], after[table]
+    assert len(new) == len(rows) + vectors and torch.equal(new[:len(rows)], rows)
+    dog = rows[StableDiffusion.from_pretrained(cfg.model).tokenizer.encode("dog")]
+    assert all(not torch.equal(row, dog[0]) and F.cosine_similarity(row, dog[0], dim=0) > 0.5 for row in new[len(rows):])
+    assert same(before | {table: new}, after)
+
+
+def test_before_training_the_word_is_the_coarse_word(cfg):
+    """It starts as a copy: "a photo of a <it>" and "a photo of a dog" read the same."""
+    sd, log = next(train(cfg))
+    assert torch.equal(sd.read(["a photo of a <it>"]), sd.read(["a photo of a dog"]))
+    v = sd.text.table.weight[log["ids"]]
+    assert torch.equal(read_with(sd, ["a photo of a <it>"], log["ids"], v), sd.read(["a photo of a <it>"]))
+
+
+def test_the_gradient_is_that_of_the_sentence_with_the_vector_in_it(cfg):
+    """Moving v a little changes the loss by as much as the gradient says, and no other word's vector has one."""
+    sd, log = next(train(cfg))
+    z, v = torch.randn(2, 4, 8, 8), sd.text.table.weight[log["ids"]].clone().requires_grad_(True)
+    loss = lambda v: inversion_loss(sd, z, read_with(sd, ["a <it>", "the cool <it> here"], log["ids"], v), torch.Generator().manual_seed(1))
+    loss(v).backward()
+    step = 1e-2 * v.grad / v.grad.norm()
+    with torch.no_grad():
+        rise = (loss(v + step) - loss(v - step)) / 2
+    assert torch.isclose(rise, (v.grad * step).sum(), rtol=2e-2)
+    assert sd.text.table.weight.grad is None
+
+
+def test_the_templates_are_the_papers():
+    assert len(TEMPLATES) == len(set(TEMPLATES)) == 27 and len(STYLE_TEMPLATES) == 19
+    assert all(t.count("{}") == 1 for t in TEMPLATES + STYLE_TEMPLATES)
+
+
+def test_style_reads_other_sentences(cfg):
+    """Same seed, same photos: only the sentences differ, and so does what is learned."""
+    subject, style = weights(last(train(cfg))), weights(last(train(replace(cfg, style=True))))
+    assert not same(subject, style)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path):
+    cfg = replace(cfg, steps=4)
+    whole = weights(last(train(cfg)))
+    other = replace(cfg, out=str(tmp_path / "killed"))
+    for sd, log in train(other):
+        if log["step"] == 3:
+            break
+    steps = []
+    for sd, log in train(replace(other, resume=True)):
+        steps.append(log["step"])
+    assert steps == [0, 3, 4] and same(whole, weights(sd))
+    with pytest.raises(UserError, match=r"other settings \(lr\)"):
+        last(train(replace(other, resume=True, lr=0.5)))
+
+
+def test_the_length_of_v_is_watched(cfg):
+    norms = [log["norm"] for sd, log in train(replace(cfg, lr=1.0)) if log["step"]]
+    assert norms == sorted(norms) and norms[-1] > norms[0]
+
+
+def test_a_words_nearest_words_are_those_of_its_direction(cfg):
+    sd, log = next(train(replace(cfg, vectors=2)))
+    cat = sd.text.table.weight[sd.tokenizer.encode("cat")[0]]
+    sd.text.table.weight.data[log["ids"][1]] = 3 * cat
+    dog, near_cat = nearest_words(sd, log["ids"])
+    assert dog[0][0] == "dog" and near_cat[0][0] == "cat" and near_cat[0][1] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(class_name="space shuttle"), "is 2 tokens"), (dict(class_name=""), "--class-name"), (dict(vectors=0), "--vectors 0"),
+    (dict(token="cat</w>"), "already"), (dict(steps=0), "--steps 0"), (dict(size=60), "--size 60")])
+def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        next(train(replace(cfg, **change)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(cfg):
+    with pytest.raises(UserError, match="step 3: try a lower --lr"):
+        for sd, log in train(replace(cfg, steps=9)):
+            if log["step"] == 2:
+                sd.unet.conv_in.weight.data.fill_(float("nan"))
+
+
+def pixels(a, b):
+    return max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes()))
+
+
+def test_the_command_leaves_a_word_that_diffusers_opens_and_draws_alike(cfg, tmp_path):
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    ended = subprocess.run([sys.executable, "textual_inversion.py", "--model", cfg.model, "--images", cfg.images, "--class-name", "dog",
+                            "--vectors", "2", "--steps", "2", "--lr", "0.5", "--sampling-steps", "2", "--out", cfg.out],
+                           cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "nearest to vector 2: " in ended.stdout and Image.open(tmp_path / "out" / "before_after.png").width > 300
+    path = tmp_path / "out" / "learned_embeds.safetensors"
+    assert {n: t.shape for n, t in load_file(path).items()} == {"<it>": (2, 32)}
+    pipe = StableDiffusionPipeline.from_pretrained(cfg.model)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.load_textual_inversion(path)
+    theirs = pipe("a <it> in the snow", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
+    sd = StableDiffusion.from_pretrained(cfg.model)
+    assert sd.load_embeds(path) == "<it>"
+    assert pixels(sd.sample("a <it> in the snow", steps=4)[0], theirs) <= 1
+    assert pixels(sd.sample("a dog in the snow", steps=4)[0], theirs) > 1
+
+
+def test_other_tools_files_are_read_and_pickles_are_refused(cfg, tmp_path):
+    """A1111 and kohya name the tensor emb_params and the file after the word; some have one vector without the first axis."""
+    save_file({"emb_params": torch.randn(2, 32)}, tmp_path / "my_dog.safetensors")
+    save_file({"<one>": torch.randn(32)}, tmp_path / "one.safetensors")
+    save_file({"<a>": torch.randn(1, 32), "<b>": torch.randn(1, 32)}, tmp_path / "two.safetensors")
+    save_file({"<wide>": torch.randn(1, 64)}, tmp_path / "wide.safetensors")
+    (tmp_path / "word.pt").write_bytes(b"\x80\x02}q\x00.")
+    sd = StableDiffusion.from_pretrained(cfg.model)
+    assert sd.load_embeds(tmp_path / "my_dog.safetensors") == "my_dog" and len(sd.tokenizer.encode("my_dog")) == 2
+    assert sd.load_embeds(tmp_path / "one.safetensors") == "<one>" and len(sd.tokenizer.encode("<one>")) == 1
+    for name, message in (("one", "already"), ("two", "2 tensors"), ("wide", "width 64"), ("word.pt", "pickle"), ("none", "none")):
+        with pytest.raises(UserError, match=message):
+            sd.load_embeds(tmp_path / (name if "." in name else name + ".safetensors"))
