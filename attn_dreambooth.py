@@ -18,16 +18,19 @@ Over the cross-attention maps A (head, position, token) of every layer, a penalt
     loss = E |eps - eps_theta(x_t, t, "a photo of a [V] dog")|^2
          + mean over layers  sum over the batch  lambda_mean (mean A_V - mean A_dog)^2 + lambda_var (var A_V - var A_dog)^2
 
-Where the paper and its code say different things, this follows the code, whose weights lambda were tuned with it:
-    - the penalty is summed over the batch, not averaged: twice the batch, twice the weight
-    - squared differences are taken for each layer and then averaged, not of the maps' mean over all layers
+Follows the official code, which is the fuller description, in every detail of the penalty:
+    - it is summed over the batch, not averaged: its weight grows with the batch size
+    - the squared differences are taken layer by layer and then averaged; the paper, as later work quotes it, averages the
+      maps of all layers first
     - gradients flow through the category's map too; nothing is held fixed
     - of a category of several tokens the first one is compared, the one right after [V]
-    - gradients are not clipped; the variance is the unbiased one
-Simplified: as in the code no prior preservation, the text encoder and the VAE frozen, one sentence for everything.
-Not here: its 16 pictures a prompt, xformers, half precision weights.
+    - mean and variance (the unbiased one) are over heads and positions together
+and of the training: no clipping of gradients, no prior preservation, one sentence, AdamW with weight decay 0.01, the text encoder
+and the VAE frozen. Simplified: pictures are shown after 25 steps of sampling, not 50.
+Not here: several new words, half precision weights, its evaluation.
 """
 import argparse
+import re
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -37,7 +40,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from checkpoint import UserError, load_state, save_state, save_tensors
+from checkpoint import UserError, load_state, read_progress, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, sheet
 
@@ -48,12 +51,12 @@ class Config:
     images: str = ""                  # folder with 3 to 6 photos of the subject; "": the tiny world's cat
     class_name: str = ""              # the category, whose attention [V] should share
     token: str = "<it>"               # [V], a new word
-    fast: bool = False                # a shorter third stage: a third of the time, a little worse on long prompts
+    fast: bool = False                # a shorter third stage with larger steps; a little worse on long prompts
     stages: str = "123"               # which stages run; leave one out to see what it is for
     attn_weight: float = 1.0          # times both lambdas; 0 turns the penalty off
     steps: int = None                 # of every stage; None: what STAGES has
     lr: float = None                  # of every stage; None: what STAGES has
-    batch_size: int = None            # None, here and below: what SETTINGS has for a model of this size
+    batch_size: int = None            # in every stage; None: what STAGES has
     augment: bool = None              # photos rotated up to 45 degrees, mirrored, cropped, another way each step
     size: int = None                  # side of the pictures in pixels; None: what the model was trained on
     sampling_steps: int = None        # for the pictures before and after
@@ -67,36 +70,44 @@ class Config:
 
 
 SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
-    "batch_size":       (4,          8),
     "augment":          (False,      True),
     "sampling_steps":   (25,         25),
     "guidance":         (4.0,        7.5),
     "save_every":       (100,        100),
 }
 
-STAGES = {  # steps, lr, lambda_mean, lambda_var: tiny world, Stable Diffusion
-    "1":      ((60, 1e-2, 0.1, 0.0),    (60, 1e-3, 0.1, 0.0)),
-    "2":      ((100, 5e-4, 2.0, 5.0),   (100, 2e-5, 2.0, 5.0)),
-    "3":      ((250, 2e-4, 2.0, 5.0),   (500, 2e-6, 2.0, 5.0)),
-    "fast 3": ((100, 5e-4, 2.0, 5.0),   (200, 1e-5, 2.0, 5.0)),  # the paper's code also halves the batch here
+STAGES = {  # steps, learning rate, batch size: tiny world, Stable Diffusion
+    "1":      ((60, 1e-2, 8),    (60, 1e-3, 8)),
+    "2":      ((100, 5e-4, 8),   (100, 2e-5, 8)),
+    "3":      ((150, 2e-4, 8),   (500, 2e-6, 8)),
+    "fast 3": ((60, 5e-4, 4),    (200, 1e-5, 4)),
 }
+LAMBDAS = {"1": (0.1, 0.0), "2": (2.0, 5.0), "3": (2.0, 5.0)}  # lambda_mean and lambda_var
 
 # What the result must be able to do: another place, another property, an accessory. Three prompts of DreamBooth's benchmark.
 PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
 
 
+def large(sd):
+    """Stable Diffusion, or the tiny world's model?"""
+    return sum(p.numel() for p in sd.unet.parameters()) >= 100e6
+
+
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    large = sum(p.numel() for p in sd.unet.parameters()) >= 100e6
-    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
+    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large(sd)] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
     if not cfg.images:
         cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name=cfg.class_name or "cat")
     if not cfg.class_name:
         raise UserError("say what the photos show, for example --class-name dog")
     if not cfg.stages or not set(cfg.stages) <= set("123") or list(cfg.stages) != sorted(set(cfg.stages)):
         raise UserError(f"--stages {cfg.stages}: some of 123, in that order")
-    for name in ("batch_size", "sampling_steps", "save_every", *(["steps"] if cfg.steps is not None else [])):
-        if getattr(cfg, name) < 1:
+    if not re.fullmatch(r"<[^<>\s]+>", cfg.token):
+        raise UserError(f"--token {cfg.token}: the new word is written in angle brackets, <like-this>")
+    if not sd.tokenizer.encode(cfg.class_name):
+        raise UserError(f'--class-name "{cfg.class_name}" has no word in it')
+    for name in ("steps", "batch_size", "sampling_steps", "save_every"):
+        if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
     if cfg.size % sd.vae.factor or cfg.size < 2 * sd.vae.factor:
         raise UserError(f"--size {cfg.size}: a multiple of {sd.vae.factor}, please")
@@ -106,11 +117,12 @@ def settle(cfg, sd):
 
 
 def plan(cfg, sd):
-    """The stages that will run: [(stage, steps, lr, lambda_mean, lambda_var), ...]."""
-    large, rows = sum(p.numel() for p in sd.unet.parameters()) >= 100e6, []
+    """The stages that will run: [(stage, steps, lr, batch size, lambda_mean, lambda_var), ...]."""
+    rows = []
     for stage in cfg.stages:
-        steps, lr, lambda_mean, lambda_var = STAGES["fast 3" if stage == "3" and cfg.fast else stage][large]
-        rows.append((stage, cfg.steps or steps, cfg.lr or lr, cfg.attn_weight * lambda_mean, cfg.attn_weight * lambda_var))
+        steps, lr, batch_size = STAGES["fast 3" if stage == "3" and cfg.fast else stage][large(sd)]
+        rows.append((stage, cfg.steps or steps, cfg.lr or lr, cfg.batch_size or batch_size,
+                     *(cfg.attn_weight * weight for weight in LAMBDAS[stage])))
     return rows
 
 
@@ -145,6 +157,14 @@ def augmented(photo, size, generator):
     return square(photo, size, generator)
 
 
+@torch.no_grad()
+def encode(sd, cfg, squares):
+    """Squares to latents, one by one (large ones need the room): mean and std of q(z|x), (b, 4, y, x) each."""
+    with precision(sd, cfg):
+        latents = [sd.vae.encode(to_tensor(one)[None].to(sd.unet.conv_in.weight.device)) for one in squares]
+    return [torch.cat(part).float() for part in zip(*latents)]
+
+
 # === the method =======================================================================================================
 
 def read_with(sd, prompts, ids, v):
@@ -160,15 +180,16 @@ def attention_loss(maps, place, lambda_mean, lambda_var):
     """The penalty. maps: a list of (b, h, n, l), one a layer; place: where [V] stands in the prompt, the category right after."""
     total = 0
     for attention in maps:
-        new, category = attention[..., place].flatten(1), attention[..., place + 1].flatten(1)   # (b, h*n) each
-        mean = (new.mean(1) - category.mean(1)) ** 2                                             # (b,)
+        new, category = attention[..., place:place + 2].float().flatten(1, 2).unbind(-1)  # (b, h*n) each
+        mean = (new.mean(1) - category.mean(1)) ** 2                                      # (b,)
         variance = (new.var(1) - category.var(1)) ** 2
         total = total + (lambda_mean * mean + lambda_var * variance).sum()
     return total / len(maps)
 
 
 def noise_loss(sd, z, words, generator, maps):
-    """The ordinary loss of the model. z: latents of photos (b, 4, y, x); words: the prompt's vectors (b, l, d)."""
+    """The ordinary loss of the model. z: latents of photos (b, 4, y, x); words: the prompt's vectors (b, l, d); maps: a list that
+    receives the cross-attention maps."""
     eps = torch.randn(z.shape, generator=generator).to(z)                              # noise it
     t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
     output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words, maps)                 # predict, and note who looks where
@@ -176,9 +197,9 @@ def noise_loss(sd, z, words, generator, maps):
 
 
 def train(cfg):
-    """Yields (sd, log), once before training, after every step, and once after every stage. sd is the model as it is at that
-    moment; log has the stage, the step in it, the loss and its parts; log["done"] at the end of a stage; the first one has the
-    settled Config, the photos and the new word's id."""
+    """Yields (sd, log), once before training and then after every step. sd is the model as it is at that moment; log has the
+    stage, the step in it, the loss and its parts, and done at the last step of a stage; the first one has the settled Config,
+    the photos and the prompt."""
     device = pick_device(cfg.device)
     sd = StableDiffusion.from_pretrained(cfg.model, device)
     cfg = settle(cfg, sd)
@@ -188,87 +209,80 @@ def train(cfg):
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
     for part in (sd.unet, sd.text, sd.vae):
         part.requires_grad_(False)
-    yield sd, {"stage": "0", "step": 0, "done": True, "cfg": cfg, "photos": photos, "ids": ids}
-
     prompt = f"a photo of a {cfg.token} {cfg.class_name}"
-    place = sd.tokenizer(prompt)[0].tolist().index(ids[0])
-    with torch.no_grad(), precision(sd, cfg):
-        if not cfg.augment:  # the same squares at every step: the VAE has to look at them only once
-            squares = [to_tensor(square(photo, cfg.size))[None].to(device) for photo in photos]
-            mean, std = [torch.cat(part).float() for part in zip(*map(sd.vae.encode, squares))]  # (photos, 4, y, x) each
+    place = sd.tokenizer(prompt)[0].tolist().index(ids[0])                             # of [V] in the prompt
+    yield sd, {"stage": "0", "step": 0, "done": True, "cfg": cfg, "photos": photos, "prompt": prompt, "place": place}
 
-    v = sd.text.table.weight.data[ids].clone().requires_grad_(True)                    # (1, d)
-    everything = {"v": [v], "unet": list(sd.unet.parameters())}
-    trained_in = {"1": [v], "2": [p for name, p in sd.unet.named_parameters() if ".attn2." in name], "3": everything["unet"]}
-    sd.unet.checkpointing = sum(p.numel() for p in sd.unet.parameters()) >= 100e6
-    state_of = {stage: Path(cfg.out) / f"stage{stage}.safetensors" for stage in cfg.stages}
+    if not cfg.augment:  # the same squares at every step: the VAE has to look at them only once
+        all_mean, all_std = encode(sd, cfg, [square(photo, cfg.size) for photo in photos])
+    v = sd.text.table.weight.data[ids].clone()                                         # (1, d)
+    unet = dict(sd.unet.named_parameters())
+    trained_in = {"1": [v], "2": [p for name, p in unet.items() if ".attn2." in name], "3": [*unet.values()]}
+    everything = {"v": [v], "unet": [*unet.values()]}
+    sd.unet.checkpointing = large(sd)
+    state = Path(cfg.out) / "state.safetensors"
+    saved = read_progress(state) if cfg.resume and state.exists() else None
 
-    for k, (stage, steps, lr, lambda_mean, lambda_var) in enumerate(plan(cfg, sd)):
-        if cfg.resume and any(state_of[later].exists() for later in cfg.stages[k + 1:]):
+    for stage, steps, lr, batch_size, lambda_mean, lambda_var in plan(cfg, sd):
+        if saved and stage < saved["stage"]:
             continue
-        sd.unet.requires_grad_(False)
+        for p in (v, *unet.values()):
+            p.requires_grad_(False)
         trained = [p.requires_grad_(True) for p in trained_in[stage]]
-        optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
-        state, first = state_of[stage], 0
-        if cfg.resume and state.exists():
+        optimizer, first = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01, fused=True), 0
+        if saved and stage == saved["stage"]:
             first = load_state(state, everything, optimizer, settings=settings(cfg))["step"]
+            sd.text.table.weight.data[ids] = v.data
 
         for step in range(first, steps):
             chance = torch.Generator().manual_seed((cfg.seed * 10 + int(stage)) * 1_000_003 + step)  # a step's chance is its own
-            with torch.no_grad():
-                i = torch.randint(len(photos), (cfg.batch_size,), generator=chance)
-                if cfg.augment:
-                    mean, std = sd.vae.encode(torch.stack([to_tensor(augmented(photos[j], cfg.size, chance)) for j in i]).to(device))
-                    i = torch.arange(cfg.batch_size)
-                z = mean[i] + std[i] * torch.randn(mean[i].shape, generator=chance).to(mean)
-                z = z * sd.vae.config.scaling_factor
+            i = torch.randint(len(photos), (batch_size,), generator=chance)
+            mean, std = encode(sd, cfg, [augmented(photos[k], cfg.size, chance) for k in i]) if cfg.augment else (all_mean[i], all_std[i])
+            z = (mean + std * torch.randn(mean.shape, generator=chance).to(mean)) * sd.vae.config.scaling_factor
             maps = []
             with precision(sd, cfg):
-                words = read_with(sd, [prompt] * cfg.batch_size, ids, v)
+                words = read_with(sd, [prompt], ids, v).expand(batch_size, -1, -1)
                 noise = noise_loss(sd, z, words, chance, maps)
                 attention = attention_loss(maps, place, lambda_mean, lambda_var)
                 loss = noise + attention
             loss.backward()
-            if not (loss.isfinite() and all(p.grad.isfinite().all() for p in trained)):  # before the step touches anything
+            norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
+            if not (loss.isfinite() and norm.isfinite()):  # before the step: no number has been touched by it
                 kept = f"{state} has the last good state" if state.exists() else "nothing was saved yet"
                 raise UserError(f"the loss became {loss.item()} in stage {stage}, step {step + 1}: try a lower --lr; {kept}")
             optimizer.step()
             optimizer.zero_grad()
             sd.text.table.weight.data[ids] = v.data
-            if (step + 1) % cfg.save_every == 0 and step + 1 < steps:
-                save_state(state, everything, optimizer, step=step + 1, settings=settings(cfg))
-                for earlier in cfg.stages[:k]:
-                    state_of[earlier].unlink(missing_ok=True)
-            yield sd, {"stage": stage, "step": step + 1, "done": step + 1 == steps, "loss": loss.item(), "noise": noise.item(),
-                       "attention": float(attention)}
+            done, last = step + 1 == steps, stage == cfg.stages[-1]
+            if (step + 1) % cfg.save_every == 0 and not done or done and not last:
+                save_state(state, everything, optimizer, stage=stage, step=step + 1, settings=settings(cfg))
+            yield sd, {"stage": stage, "step": step + 1, "done": done, "loss": loss.item(), "noise": noise.item(),
+                       "attention": attention.item()}
     sd.unet.checkpointing = False
 
 
 # === the result =======================================================================================================
 
 @torch.no_grad()
-def gaze(sd, cfg, photo, ids):
-    """Three pictures: the photo, lit where it looks at [V], and lit where it looks at the category. The maps of all layers and
-    heads, of the photo at five noise levels, as one mean; each is scaled to its own brightest spot."""
-    prompt = f"a photo of a {cfg.token} {cfg.class_name}"
-    place = sd.tokenizer(prompt)[0].tolist().index(ids[0])
-    device, chance = sd.unet.conv_in.weight.device, torch.Generator().manual_seed(cfg.seed)
-    z = sd.encode(to_tensor(square(photo, cfg.size))[None].to(device), chance)
-    t = torch.arange(sd.schedule.T // 10, sd.schedule.T, sd.schedule.T // 5)                  # 5 of them
-    eps = torch.randn((len(t), *z.shape[1:]), generator=chance).to(z)
+def gaze(sd, cfg, photo, prompt, place):
+    """Three pictures: the photo, lit where it looks at [V], and lit where it looks at the category. The mean of all layers' and heads'
+    maps, over five noise levels; dark is where it looks least, bright where it looks most."""
+    picture, chance = square(photo, cfg.size), torch.Generator().manual_seed(cfg.seed)
+    mean, _ = encode(sd, cfg, [picture])
+    t = torch.arange(sd.schedule.T // 10, sd.schedule.T, sd.schedule.T // 5).to(mean.device)  # 5 of them
+    z = mean.expand(len(t), -1, -1, -1) * sd.vae.config.scaling_factor
+    eps, maps = torch.randn(z.shape, generator=chance).to(z), []
+    sd.unet(sd.schedule.add_noise(z, eps, t), t, sd.read([prompt]).expand(len(t), -1, -1), maps)
     heat = torch.zeros(2, cfg.size, cfg.size)
-    for one, noise in zip(t.to(device), eps):
-        maps = []
-        sd.unet(sd.schedule.add_noise(z, noise[None], one[None]), one[None], sd.read([prompt]), maps)
-        for attention in maps:                                                                # (1, h, n, l)
-            words = attention[0, :, :, place:place + 2].float().mean(0).T.cpu()               # (2, n)
-            side = round(words.shape[1] ** 0.5)
-            heat += F.interpolate(words.view(1, 2, side, side), (cfg.size, cfg.size), mode="bilinear")[0]
-    picture, lit = square(photo, cfg.size), []
+    for attention in maps:                                                                    # (5, h, n, l)
+        words = attention[..., place:place + 2].float().mean((0, 1)).T.cpu()                  # (2, n)
+        side = round(words.shape[1] ** 0.5)
+        heat += F.interpolate(words.view(1, 2, side, side), (cfg.size, cfg.size), mode="bilinear")[0]
+    lit, dark = [picture], Image.eval(picture, lambda value: value // 6)
     for one in heat:
-        mask = Image.fromarray((one / one.max() * 255).byte().numpy())
-        lit.append(Image.composite(picture, Image.eval(picture, lambda value: value // 6), mask))
-    return [picture, *lit]
+        one = (one - one.min()) / (one.max() - one.min() + 1e-12)
+        lit.append(Image.composite(picture, dark, Image.fromarray((255 * one).round().byte().numpy())))
+    return lit
 
 
 def pictures(sd, cfg):
@@ -285,7 +299,7 @@ def main(cfg):
     mean, looks = {}, []
     for sd, log in train(cfg):
         if log["stage"] == "0":
-            cfg, photos, ids = log["cfg"], log["photos"], log["ids"]
+            cfg, photos, where = log["cfg"], log["photos"], (log["prompt"], log["place"])
             print(f"attn_dreambooth: {len(photos)} pictures of a {cfg.class_name} | stages {cfg.stages}: the word {cfg.token}, "
                   f"then its cross-attention, then the UNet | {sd.unet.conv_in.weight.device}", flush=True)
             with precision(sd, cfg):
@@ -295,7 +309,7 @@ def main(cfg):
         if log["done"]:
             name = "before training" if log["stage"] == "0" else f"after stage {log['stage']}"
             looks.append((f"{name}: the photo, where it looks at {cfg.token}, where it looks at {cfg.class_name}",
-                          gaze(sd, cfg, photos[0], ids) + [None] + gaze(sd, cfg, photos[-1], ids)))
+                          gaze(sd, cfg, photos[0], *where) + [None] + gaze(sd, cfg, photos[-1], *where)))
         if log["step"] and (log["done"] or log["step"] % 50 == 0):
             print(f"stage {log['stage']}  step {log['step']:4d}  loss {mean['loss']:.4f}  noise {mean['noise']:.4f}  "
                   f"attention {mean['attention']:.6f}", flush=True)
@@ -303,13 +317,12 @@ def main(cfg):
         after = pictures(sd, cfg)
     out = Path(cfg.out)
     sd.save(out / "model")
-    save_tensors({cfg.token: sd.text.table.weight[ids]}, out / "learned_embeds.safetensors")
+    save_tensors({cfg.token: sd.text.table.weight[sd.tokenizer.encode(cfg.token)]}, out / "learned_embeds.safetensors")
     sheet(looks).save(out / "attention.png")
     rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
     rows += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
     sheet(rows).save(out / "before_after.png")
-    for stage in cfg.stages:  # all is saved: there is nothing left to resume
-        (out / f"stage{stage}.safetensors").unlink(missing_ok=True)
+    (out / "state.safetensors").unlink(missing_ok=True)  # all is saved: there is nothing left to resume
     print(f"the model: {out / 'model'}\nwhere it looks: {out / 'attention.png'}\nthe picture: {out / 'before_after.png'}")
 
 
@@ -319,7 +332,7 @@ def parse_config():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for f in fields(Config):  # every field of Config is a flag with its type and default
         kind = dict(action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type)
-        text = "by the model's size (SETTINGS)" if f.default is None else str(f.default)
+        text = "by the model's size" if f.default is None else str(f.default)
         p.add_argument("--" + f.name.replace("_", "-"), default=f.default, help=f"default: {text}", **kind)
     return Config(**vars(p.parse_args()))
 

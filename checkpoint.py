@@ -259,16 +259,24 @@ def load_tensors(path, advice=""):
         raise UserError(f"{path} is damaged or cut short ({error}){advice}") from None
 
 
+def read_progress(path):
+    """The numbers that save_state saved, without the tensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: json.loads(value) for name, value in file.metadata().items() if name != "format"}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or cut short ({error}): leave out --resume") from None
+
+
 def load_state(path, weights, optimizer, **expected):
     """Puts a saved state back in place and returns what was saved with it. Whatever is in `expected` must be as it was."""
-    tensors, about = load_tensors(path, ": leave out --resume")
-    progress = {name: json.loads(value) for name, value in about.items() if name != "format"}
+    progress = read_progress(path)
     for name, value in expected.items():
         then = progress.get(name)
         if then != value:
             changed = [k for k in value if then.get(k) != value[k]] if isinstance(then, dict) and isinstance(value, dict) else [name]
             raise UserError(f"{path} was made with other settings ({', '.join(changed)}): give the same ones, or leave out --resume")
-    moments = {}
+    tensors, moments = load_tensors(path, ": leave out --resume")[0], {}
     for name, t in tensors.items():
         if name.startswith("adam."):
             _, i, moment = name.split(".")

@@ -273,9 +273,10 @@ class CLIPText(nn.Module):
         """The vectors of all tokens, (vocabulary, d): what textual inversion adds a row to."""
         return self.text_model.embeddings.token_embedding
 
-    def append(self, vectors):
-        """Gives the table further rows, (n, d), for tokens that were added to the tokenizer."""
-        rows = torch.cat([self.table.weight.data, vectors.to(self.table.weight)])
+    def append(self, vectors, first):
+        """Gives the table rows (n, d) from number `first` on, for tokens that were added to the tokenizer. (Some checkpoints have
+        spare rows there, which no token uses.)"""
+        rows = torch.cat([self.table.weight.data[:first], vectors.to(self.table.weight)])
         self.text_model.embeddings.token_embedding = nn.Embedding.from_pretrained(rows, freeze=False)
         self.config = replace(self.config, vocab_size=len(rows))
 

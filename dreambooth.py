@@ -60,7 +60,7 @@ class Config:
 
 SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
     "steps":            (300,        800),
-    "lr":               (2e-4,       2e-6),
+    "lr":               (5e-4,       2e-6),
     "batch_size":       (4,          1),
     "class_images":     (64,         200),
     "sampling_steps":   (25,         25),
@@ -72,10 +72,14 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
 PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
 
 
+def large(sd):
+    """Stable Diffusion, or the tiny world's model?"""
+    return sum(p.numel() for p in sd.unet.parameters()) >= 100e6
+
+
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    large = sum(p.numel() for p in sd.unet.parameters()) >= 100e6
-    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
+    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large(sd)] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
     if not cfg.images:
         cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name=cfg.class_name or "cat")
     if not cfg.class_name:
@@ -109,6 +113,14 @@ def square(photo, size, generator=None):
     room = [side - size for side in photo.size]
     x, y = [int(torch.randint(r + 1, (1,), generator=generator)) if generator else r // 2 for r in room]
     return photo.crop((x, y, x + size, y + size))
+
+
+@torch.no_grad()
+def encode(sd, cfg, squares):
+    """Squares to latents, one by one (large ones need the room): mean and std of q(z|x), (b, 4, y, x) each."""
+    with precision(sd, cfg):
+        latents = [sd.vae.encode(to_tensor(one)[None].to(sd.unet.conv_in.weight.device)) for one in squares]
+    return [torch.cat(part).float() for part in zip(*latents)]
 
 
 def bind_token(sd, token):
@@ -168,10 +180,9 @@ def train(cfg):
     yield sd, {"step": 0, "cfg": cfg, "photos": photos}
 
     prompts = [f"a photo of a {cfg.token} {cfg.class_name}"] * cfg.batch_size
+    if not cfg.random_crop:  # the same squares at every step: the VAE has to look at them only once
+        all_mean, all_std = encode(sd, cfg, [square(photo, cfg.size) for photo in photos])
     with torch.no_grad(), precision(sd, cfg):
-        if not cfg.random_crop:  # the same squares at every step: the VAE has to look at them only once
-            squares = [to_tensor(square(photo, cfg.size))[None].to(device) for photo in photos]
-            mean, std = [torch.cat(part).float() for part in zip(*map(sd.vae.encode, squares))]  # (photos, 4, y, x) each
         if cfg.prior_weight:
             prior = class_latents(sd, cfg).to(device)                                       # (class pictures, 4, y, x)
             prompts += [f"a photo of a {cfg.class_name}"] * cfg.batch_size
@@ -180,7 +191,7 @@ def train(cfg):
     trained = [*sd.unet.parameters(), *(sd.text.parameters() if cfg.train_text_encoder else ())]
     for p in trained:
         p.requires_grad_(True)
-    sd.unet.checkpointing = sum(p.numel() for p in trained) >= 100e6
+    sd.unet.checkpointing = large(sd)
     optimizer = torch.optim.AdamW(trained, lr=cfg.lr, fused=True)
     state, first = Path(cfg.out) / "state.safetensors", 0
     if cfg.resume and state.exists():
@@ -190,11 +201,8 @@ def train(cfg):
         chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)  # a step's chance is its own: resuming needs no more
         with torch.no_grad():
             i = torch.randint(len(photos), (cfg.batch_size,), generator=chance)
-            if cfg.random_crop:
-                mean, std = sd.vae.encode(torch.stack([to_tensor(square(photos[k], cfg.size, chance)) for k in i]).to(device))
-                i = torch.arange(cfg.batch_size)
-            z = mean[i] + std[i] * torch.randn(mean[i].shape, generator=chance).to(mean)
-            z = z * sd.vae.config.scaling_factor
+            mean, std = encode(sd, cfg, [square(photos[k], cfg.size, chance) for k in i]) if cfg.random_crop else (all_mean[i], all_std[i])
+            z = (mean + std * torch.randn(mean.shape, generator=chance).to(mean)) * sd.vae.config.scaling_factor
             if cfg.prior_weight:
                 z = torch.cat([z, prior[torch.randint(len(prior), (cfg.batch_size,), generator=chance)]])
         with precision(sd, cfg):
@@ -260,7 +268,7 @@ def parse_config():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for f in fields(Config):  # every field of Config is a flag with its type and default
         kind = dict(action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type)
-        text = "by the model's size (SETTINGS)" if f.default is None else str(f.default)
+        text = "by the model's size" if f.default is None else str(f.default)
         p.add_argument("--" + f.name.replace("_", "-"), default=f.default, help=f"default: {text}", **kind)
     return Config(**vars(p.parse_args()))
 

@@ -113,7 +113,7 @@ class StableDiffusion:
         if vectors.shape[1] != self.text.config.hidden_size:
             raise UserError(f"{token} is a word for text encoders of width {vectors.shape[1]}; this one's is {self.text.config.hidden_size}")
         ids = self.tokenizer.add(token, len(vectors))
-        self.text.append(vectors)
+        self.text.append(vectors, ids[0])
         return ids
 
     def load_embeds(self, path):

@@ -15,13 +15,15 @@ common and not what one sentence says.
     trained   v (Stable Diffusion 1: 768 numbers; tiny world: 128), or n of them with --vectors n
     frozen    the UNet, the text encoder and all the other words, the VAE
 
-Follows the paper: initialised from a coarse word of one token; the templates of its code; mirrored photos; AdamW with weight
-decay 0.01 on v. Its learning rate is 0.005 times the batch size and the number of GPUs, on LDM; on Stable Diffusion diffusers'
-0.0005 times the batch size is usual, and stands in SETTINGS. It decides between likeness and obedience (paper, section 5.2):
-four times more holds closer to the photos and less to the prompt. Simplified: photos are cut to a square, not squashed.
-Not here: a penalty for leaving the coarse word (0 in the paper's code), one word a photo, vectors added one by one.
+Follows the paper: initialised from a coarse word of one token; its code's kind of sentences; mirrored photos; AdamW with weight
+decay 0.01 on v. The learning rate is the knob between likeness and obedience to the prompt. The paper's, on LDM, is 0.005 times the
+batch size times the number of GPUs, for 5000 steps; on Stable Diffusion 0.0005 times the batch size for 3000 steps, as
+diffusers does, is usual, and that is what SETTINGS has. Simplified: photos are cut to a square, not squashed; the word gets a
+row of its own in the table, where the paper's code borrows that of "*".
+Not here: a penalty for leaving the coarse word (0 in the paper's code), an extra word for each photo, vectors added one by one.
 """
 import argparse
+import re
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -59,15 +61,15 @@ class Config:
 
 
 SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
-    "steps":            (400,        3000),
-    "lr":               (1e-2,       2e-3),
+    "steps":            (300,        3000),
+    "lr":               (3e-2,       2e-3),
     "batch_size":       (8,          4),
     "sampling_steps":   (25,         25),
     "guidance":         (4.0,        7.5),
     "save_every":       (100,        500),
 }
 
-# The sentences of the paper's code for subjects and for styles, each with the place of the new word.
+# The sentences for subjects, diffusers' 27 of the 57 that the paper's code has, and the code's for styles.
 TEMPLATES = (
     "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}", "a photo of a clean {}",
     "a photo of a dirty {}", "a dark photo of the {}", "a photo of my {}", "a photo of the cool {}", "a close-up photo of a {}",
@@ -85,14 +87,20 @@ PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
 STYLE_PROMPTS = ("a cat in the style of {}", "a teapot in the style of {}", "a boot on the beach in the style of {}")
 
 
+def large(sd):
+    """Stable Diffusion, or the tiny world's model?"""
+    return sum(p.numel() for p in sd.unet.parameters()) >= 100e6
+
+
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    large = sum(p.numel() for p in sd.unet.parameters()) >= 100e6
-    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
+    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large(sd)] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
     if not cfg.images:
         cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name=cfg.class_name or "cat")
     if not cfg.class_name:
         raise UserError("say what the photos show, for example --class-name dog")
+    if not re.fullmatch(r"<[^<>\s]+>", cfg.token):
+        raise UserError(f"--token {cfg.token}: the new word is written in angle brackets, <like-this>")
     if (n := len(sd.tokenizer.encode(cfg.class_name))) != 1:
         raise UserError(f'--class-name "{cfg.class_name}" is {n} tokens; the new word starts as a copy of one: choose a plainer word')
     for name in ("vectors", "steps", "batch_size", "sampling_steps", "save_every"):
@@ -125,6 +133,14 @@ def square(photo, size):
     return photo.crop((x, y, x + size, y + size))
 
 
+@torch.no_grad()
+def encode(sd, cfg, squares):
+    """Squares to latents, one by one (large ones need the room): mean and std of q(z|x), (b, 4, y, x) each."""
+    with precision(sd, cfg):
+        latents = [sd.vae.encode(to_tensor(one)[None].to(sd.unet.conv_in.weight.device)) for one in squares]
+    return [torch.cat(part).float() for part in zip(*latents)]
+
+
 # === the method =======================================================================================================
 
 def read_with(sd, prompts, ids, v):
@@ -146,15 +162,13 @@ def inversion_loss(sd, z, words, generator):
 
 @torch.no_grad()
 def nearest_words(sd, ids, count=5):
-    """For each of the ids the words of the vocabulary whose vectors point most nearly the same way: [(word, cosine), ...]."""
+    """For each of the ids the whole words of the vocabulary whose vectors point most nearly the same way: [(word, cosine), ...]."""
     table = F.normalize(sd.text.table.weight.float(), dim=1)
-    names = {i: name.removesuffix("</w>") for name, i in sd.tokenizer.vocab.items()}
+    whole = {name.removesuffix("</w>"): i for name, i in sd.tokenizer.vocab.items() if name.endswith("</w>") and name.isascii()}
     found = []
     for i in ids:
-        cosine = table @ table[i]
-        cosine[ids] = -1
-        best = cosine.topk(count)
-        found.append([(names[j], c) for j, c in zip(best.indices.tolist(), best.values.tolist())])
+        best = (table[list(whole.values())] @ table[i]).topk(count)
+        found.append([(list(whole)[j], cosine) for cosine, j in zip(*map(torch.Tensor.tolist, best))])
     return found
 
 
@@ -172,14 +186,12 @@ def train(cfg):
         part.requires_grad_(False)
     yield sd, {"step": 0, "cfg": cfg, "photos": photos, "ids": ids}
 
-    with torch.no_grad(), precision(sd, cfg):
-        squares = [square(photo, cfg.size) for photo in photos]
-        squares = [to_tensor(way)[None].to(device) for photo in squares for way in (photo, ImageOps.mirror(photo))]
-        mean, std = [torch.cat(part).float() for part in zip(*map(sd.vae.encode, squares))]  # (2 * photos, 4, y, x) each
+    squares = [square(photo, cfg.size) for photo in photos]
+    mean, std = encode(sd, cfg, squares + [ImageOps.mirror(one) for one in squares])   # (2 * photos, 4, y, x) each
 
     templates = STYLE_TEMPLATES if cfg.style else TEMPLATES
     v = sd.text.table.weight.data[ids].clone().requires_grad_(True)                    # (n, d)
-    sd.unet.checkpointing = sum(p.numel() for p in sd.unet.parameters()) >= 100e6
+    sd.unet.checkpointing = large(sd)
     optimizer = torch.optim.AdamW([v], lr=cfg.lr, weight_decay=0.01)
     state, first = Path(cfg.out) / "state.safetensors", 0
     if cfg.resume and state.exists():
@@ -188,8 +200,7 @@ def train(cfg):
     for step in range(first, cfg.steps):
         chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)  # a step's chance is its own: resuming needs no more
         i = torch.randint(len(mean), (cfg.batch_size,), generator=chance)
-        z = mean[i] + std[i] * torch.randn(mean[i].shape, generator=chance).to(mean)
-        z = z * sd.vae.config.scaling_factor
+        z = (mean[i] + std[i] * torch.randn(mean[i].shape, generator=chance).to(mean)) * sd.vae.config.scaling_factor
         k = torch.randint(len(templates), (cfg.batch_size,), generator=chance)
         with precision(sd, cfg):
             words = read_with(sd, [templates[j].format(cfg.token) for j in k], ids, v)
@@ -256,7 +267,7 @@ def parse_config():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for f in fields(Config):  # every field of Config is a flag with its type and default
         kind = dict(action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type)
-        text = "by the model's size (SETTINGS)" if f.default is None else str(f.default)
+        text = "by the model's size" if f.default is None else str(f.default)
         p.add_argument("--" + f.name.replace("_", "-"), default=f.default, help=f"default: {text}", **kind)
     return Config(**vars(p.parse_args()))
 

@@ -283,9 +283,14 @@ class UNet(nn.Module):
     def forward(self, x, t, context, maps=None):  # (b, 4, y, x), (b,), (b, l, d) -> (b, 4, y, x)
         """`maps`: a list that receives the cross-attention maps (b, h, n, l), one a transformer, in the order of the table."""
         def run(block, j, x):
+            seen = None if maps is None else []  # its own list: checkpointing runs the layer twice, and fills it twice
             if self.checkpointing and torch.is_grad_enabled():
-                return checkpoint(block.layer, j, x, time, context, maps, use_reentrant=False)
-            return block.layer(j, x, time, context, maps)
+                x = checkpoint(block.layer, j, x, time, context, seen, use_reentrant=False)
+            else:
+                x = block.layer(j, x, time, context, seen)
+            if seen:
+                maps.extend(seen)
+            return x
 
         time = self.time_embedding(time_features(t, self.config.block_out_channels[0]).to(x.dtype))
         x = self.conv_in(x)

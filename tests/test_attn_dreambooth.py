@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT, last, same, weights
+from conftest import ROOT, held_out_error, last, same, weights
 from PIL import Image
 
 from attn_dreambooth import Config, attention_loss, augmented, gaze, plan, train
 from checkpoint import UserError
-from stable_diffusion import StableDiffusion
+from stable_diffusion import StableDiffusion, to_tensor
 
 
 @pytest.fixture
@@ -38,10 +38,22 @@ def test_each_stage_moves_its_own_numbers_and_no_others(cfg):
     assert moved(at["2"], at["3"]) == unet
 
 
-@pytest.mark.parametrize("stages", ["3", "13", "2"])
-def test_a_stage_that_is_left_out_moves_nothing(cfg, stages):
-    seen = [log["stage"] for sd, log in train(replace(cfg, stages=stages)) if log["done"]]
-    assert seen == ["0", *stages]
+@pytest.mark.parametrize("stages, parts", [("3", "unet"), ("13", "word unet"), ("2", "attn2")])
+def test_a_stage_that_is_left_out_moves_nothing(cfg, stages, parts):
+    at = {log["stage"]: weights(sd) for sd, log in train(replace(cfg, stages=stages)) if log["done"]}
+    assert list(at) == ["0", *stages]
+    changed = moved(at["0"], at[stages[-1]])
+    assert (TABLE in changed) == ("word" in parts)
+    assert any(".attn2." not in n for n in changed if n != TABLE) == ("unet" in parts)
+
+
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_what_is_frozen_has_no_gradient(cfg, stage):
+    """From the second stage on the word stays: nothing is computed for it."""
+    for sd, log in train(replace(cfg, steps=1, stages="1" + stage)):
+        if log["stage"] == stage:
+            frozen = [p for name, p in sd.unet.named_parameters() if stage == "2" and ".attn2." not in name]
+            assert not any(p.requires_grad for p in [*frozen, *sd.text.parameters(), *sd.vae.parameters()])
 
 
 def literal(maps, new, category, lambda_mean, lambda_var):
@@ -61,9 +73,9 @@ def literal(maps, new, category, lambda_mean, lambda_var):
 
 def test_the_penalty_is_its_definition():
     g = torch.Generator().manual_seed(0)
-    maps = [torch.randn(3, 2, n, 7, generator=g).mul(3).softmax(-1).double() for n in (4, 12)]
+    maps = [torch.randn(3, 2, n, 7, generator=g).mul(3).softmax(-1) for n in (4, 12)]
     ours = attention_loss(maps, 4, lambda_mean=0.7, lambda_var=1.3).item()
-    assert ours == pytest.approx(literal(maps, 4, 5, 0.7, 1.3), rel=1e-9) and ours > 0
+    assert ours == pytest.approx(literal(maps, 4, 5, 0.7, 1.3), rel=1e-4) and ours > 1e-3
 
 
 def test_the_penalty_of_identical_maps_is_zero_and_has_no_gradient():
@@ -81,7 +93,7 @@ def test_the_penalty_pulls_the_maps_together(cfg):
     for weight in (0.0, 3e4):
         for sd, log in train(replace(cfg, stages="2", steps=30, lr=1e-2, attn_weight=weight)):
             if log["stage"] == "0":
-                sd.text.table.weight.data[log["ids"]] *= -3  # a word that is looked at in another way
+                sd.text.table.weight.data[-1] *= -3  # a word that is looked at in another way
         maps, prompt = [], "a photo of a <it> dog"
         with torch.no_grad():
             sd.unet(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([300, 600]),
@@ -94,37 +106,40 @@ def test_the_stages_and_their_weights_are_the_papers(cfg):
     """What the official script runs on Stable Diffusion, and its fast variant."""
     large = StableDiffusion.from_pretrained(cfg.model)
     large.unet.parameters = lambda: [torch.empty(100_000_000, device="meta")]
-    plain = replace(cfg, steps=None, lr=None)
-    assert plan(plain, large) == [("1", 60, 1e-3, 0.1, 0), ("2", 100, 2e-5, 2, 5), ("3", 500, 2e-6, 2, 5)]
-    assert plan(replace(plain, fast=True), large)[2] == ("3", 200, 1e-5, 2, 5)
-    assert plan(replace(plain, attn_weight=0.0, stages="2"), large) == [("2", 100, 2e-5, 0, 0)]
+    plain = replace(cfg, steps=None, lr=None, batch_size=None)
+    assert plan(plain, large) == [("1", 60, 1e-3, 8, 0.1, 0), ("2", 100, 2e-5, 8, 2, 5), ("3", 500, 2e-6, 8, 2, 5)]
+    assert plan(replace(plain, fast=True), large)[2] == ("3", 200, 1e-5, 4, 2, 5)
+    assert plan(replace(plain, attn_weight=0.0, stages="2"), large) == [("2", 100, 2e-5, 8, 0, 0)]
 
 
 def test_of_a_long_category_the_first_token_is_compared(cfg):
     """[V] starts as the first token of the category, and stands right before it."""
     sd, log = next(train(replace(cfg, class_name="space shuttle")))
-    table = sd.text.table.weight
-    assert torch.equal(table[log["ids"][0]], table[sd.tokenizer.encode("space")[0]])
+    table, tokens = sd.text.table.weight, sd.tokenizer(log["prompt"])[0]
+    assert torch.equal(table[-1], table[sd.tokenizer.encode("space")[0]])
+    assert tokens[log["place"]] == len(table) - 1 and tokens[log["place"] + 1] == sd.tokenizer.encode("space")[0]
 
 
-@pytest.mark.parametrize("killed_in, step", [("1", 3), ("2", 1), ("3", 3)])
-def test_a_killed_run_resumes_to_the_same_bits_whatever_the_stage(cfg, tmp_path, killed_in, step):
+@pytest.mark.parametrize("killed_in, step, goes_on_with", [("1", 3, ("2", 1)), ("2", 1, ("2", 1)), ("3", 3, ("3", 3))])
+def test_a_killed_run_resumes_to_the_same_bits_whatever_the_stage(cfg, tmp_path, killed_in, step, goes_on_with):
+    """States are kept every two steps and at the end of a stage, so little is done twice."""
     whole = weights(last(train(cfg)))
     other = replace(cfg, out=str(tmp_path / "killed"))
     for sd, log in train(other):
         if (log["stage"], log["step"]) == (killed_in, step):
             break
-    first = [log for _, log in train(replace(other, resume=True)) if log["stage"] != "0"][0]
-    assert first["step"] > 1 or first["stage"] > "1"  # it did not start anew
-    assert same(whole, weights(last(train(replace(other, resume=True)))))
+    logs = []
+    for sd, log in train(replace(other, resume=True)):
+        logs.append((log["stage"], log["step"]))
+    assert logs[1] == goes_on_with and same(whole, weights(sd))
     with pytest.raises(UserError, match=r"other settings \(lr\)"):
         last(train(replace(other, resume=True, lr=0.5)))
 
 
 def test_augmented_photos_are_squares_another_way_each_time():
-    photo = Image.effect_noise((90, 60), 60).convert("RGB")
+    photo = Image.effect_noise((190, 60), 60).convert("RGB")
     seen = [augmented(photo, 32, torch.Generator().manual_seed(i)) for i in range(12)]
-    assert {p.size for p in seen} == {(32, 32)} and len({p.tobytes() for p in seen}) == 12
+    assert {p.size for p in seen} == {(32, 32)} and len({p.tobytes() for p in seen}) > 9
 
 
 def test_augmentation_trains_too(cfg):
@@ -132,7 +147,7 @@ def test_augmentation_trains_too(cfg):
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(stages="21"), "--stages 21"), (dict(stages="4"), "--stages 4"), (dict(stages=""), "--stages"), (dict(token="cat</w>"), "already"),
+    (dict(stages="21"), "--stages 21"), (dict(stages="4"), "--stages 4"), (dict(stages=""), "--stages"), (dict(token="cat"), "angle brackets"), (dict(class_name=" "), "no word"),
     (dict(class_name=""), "--class-name"), (dict(steps=0), "--steps 0"), (dict(size=60), "--size 60")])
 def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
     with pytest.raises(UserError, match=message) as error:
@@ -140,14 +155,21 @@ def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_the_photo_is_lit_where_it_looks(cfg):
-    """Three pictures of the photo's size; the lit ones are nowhere brighter than the photo, and darker somewhere."""
+def test_the_photo_is_lit_where_it_looks(cfg, monkeypatch):
+    """A UNet that looks at [V] from the upper left and at the category from the lower right: those corners stay as they were."""
     sd, log = next(train(cfg))
-    photo = log["photos"][0]
-    picture, new, category = gaze(sd, log["cfg"], photo, log["ids"])
-    assert picture.size == new.size == category.size == (64, 64)
-    for lit in (new, category):
-        assert all(a <= b for a, b in zip(lit.tobytes(), picture.tobytes())) and lit.tobytes() != picture.tobytes()
+
+    def looks(x, t, words, maps):
+        for side in (4, 8):
+            attention = torch.zeros(len(x), 2, side, side, words.shape[1])
+            attention[:, :, :side // 4, :side // 4, log["place"]] = 0.5
+            attention[:, :, -side // 4:, -side // 4:, log["place"] + 1] = 0.2
+            maps.append(attention.flatten(2, 3))
+
+    monkeypatch.setattr(sd.unet, "forward", looks)
+    picture, new, category = gaze(sd, log["cfg"], Image.new("RGB", (64, 64), "white"), log["prompt"], log["place"])
+    assert picture.getpixel((2, 2)) == new.getpixel((2, 2)) == category.getpixel((61, 61)) == (255, 255, 255)
+    assert max(new.getpixel((61, 61)) + category.getpixel((2, 2))) < 60
 
 
 def test_the_command_leaves_its_pictures_and_a_model_that_diffusers_draws_alike(cfg, tmp_path):
@@ -164,3 +186,14 @@ def test_the_command_leaves_its_pictures_and_a_model_that_diffusers_draws_alike(
     theirs = pipe("a <it> dog", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
     ours = StableDiffusion.from_pretrained(str(out / "model")).sample("a <it> dog", steps=4)[0]
     assert max(abs(a - b) for a, b in zip(ours.tobytes(), theirs.tobytes())) <= 1
+
+
+def test_it_learns_in_every_stage(tmp_path):
+    """On the tiny world, 15 steps a stage: each stage leaves the photos better explained than the one before."""
+    errors = []
+    for sd, log in train(Config(steps=15, batch_size=4, out=str(tmp_path))):
+        if log["stage"] == "0":
+            subject = sd.encode(torch.stack([to_tensor(photo) for photo in log["photos"]]), torch.Generator().manual_seed(0))
+        if log["done"]:
+            errors.append(held_out_error(sd, subject, "a photo of a <it> cat"))
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.95 * errors[0]

@@ -142,7 +142,11 @@ def test_checkpointing_changes_memory_and_not_gradients():
     x, t, words = torch.randn(2, 4, 8, 8), torch.tensor([3, 900]), torch.randn(2, 7, 24)
     gradients = []
     for unet.checkpointing in (False, True):
-        gradients.append(torch.autograd.grad(unet(x, t, words).square().sum(), list(unet.parameters())))
+        maps = []  # a loss may use them too, as AttnDreamBooth's does
+        loss = unet(x, t, words, maps).square().sum() + sum(m.square().sum() for m in maps)
+        layers = len(maps)
+        gradients.append(torch.autograd.grad(loss, list(unet.parameters())))
+        assert len(maps) == layers == 9
     assert all((a - b).abs().max() == 0 for a, b in zip(*gradients))
 
 

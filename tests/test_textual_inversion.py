@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, last, same, weights
+from conftest import ROOT, held_out_error, last, same, weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from checkpoint import UserError
-from stable_diffusion import StableDiffusion
+from stable_diffusion import StableDiffusion, to_tensor
 from textual_inversion import STYLE_TEMPLATES, TEMPLATES, Config, inversion_loss, nearest_words, read_with, train
 
 
@@ -23,7 +23,7 @@ def cfg(sd15_folder, photos, tmp_path):
 
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_the_new_word_moves_and_everything_else_stays_to_the_bit(cfg, vectors):
-    before, after = weights(StableDiffusion.from_pretrained(cfg.model)), weights(last(train(replace(cfg, vectors=vectors))))
+    before, after = weights(StableDiffusion.from_pretrained(cfg.model)), weights(last(train(replace(cfg, vectors=vectors, lr=1e-3))))
     table = "text.text_model.embeddings.token_embedding.weight"
     rows, new = before[table], after[table]
     assert len(new) == len(rows) + vectors and torch.equal(new[:len(rows)], rows)
@@ -40,21 +40,20 @@ def test_before_training_the_word_is_the_coarse_word(cfg):
     assert torch.equal(read_with(sd, ["a photo of a <it>"], log["ids"], v), sd.read(["a photo of a <it>"]))
 
 
-def test_the_gradient_is_that_of_the_sentence_with_the_vector_in_it(cfg):
-    """Moving v a little changes the loss by as much as the gradient says, and no other word's vector has one."""
+def test_the_gradient_is_that_of_the_tables_row(cfg):
+    """Splicing v into the looked-up vectors is the same as training the whole table and keeping one row's gradient."""
     sd, log = next(train(cfg))
-    z, v = torch.randn(2, 4, 8, 8), sd.text.table.weight[log["ids"]].clone().requires_grad_(True)
-    loss = lambda v: inversion_loss(sd, z, read_with(sd, ["a <it>", "the cool <it> here"], log["ids"], v), torch.Generator().manual_seed(1))
-    loss(v).backward()
-    step = 1e-2 * v.grad / v.grad.norm()
-    with torch.no_grad():
-        rise = (loss(v + step) - loss(v - step)) / 2
-    assert torch.isclose(rise, (v.grad * step).sum(), rtol=2e-2)
-    assert sd.text.table.weight.grad is None
+    z, sentences = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), ["a <it>", "the cool <it> here"]
+    v = sd.text.table.weight[log["ids"]].clone().requires_grad_(True)
+    inversion_loss(sd, z, read_with(sd, sentences, log["ids"], v), torch.Generator().manual_seed(1)).backward()
+    assert sd.text.table.weight.grad is None and v.grad.abs().max() > 0
+    sd.text.table.weight.requires_grad_(True)
+    inversion_loss(sd, z, sd.read(sentences), torch.Generator().manual_seed(1)).backward()
+    assert torch.allclose(v.grad, sd.text.table.weight.grad[log["ids"]], rtol=1e-5)
 
 
-def test_the_templates_are_the_papers():
-    assert len(TEMPLATES) == len(set(TEMPLATES)) == 27 and len(STYLE_TEMPLATES) == 19
+def test_every_sentence_has_one_place_for_the_word():
+    assert len(set(TEMPLATES)) == 27 and len(STYLE_TEMPLATES) == 19 and len(set(STYLE_TEMPLATES)) == 17  # two stand twice, as in the code
     assert all(t.count("{}") == 1 for t in TEMPLATES + STYLE_TEMPLATES)
 
 
@@ -80,8 +79,9 @@ def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path):
 
 
 def test_the_length_of_v_is_watched(cfg):
-    norms = [log["norm"] for sd, log in train(replace(cfg, lr=1.0)) if log["step"]]
-    assert norms == sorted(norms) and norms[-1] > norms[0]
+    for sd, log in train(replace(cfg, vectors=2)):
+        if log["step"]:
+            assert log["norm"] == pytest.approx(sd.text.table.weight[-2:].norm(dim=1).mean().item(), rel=1e-6)
 
 
 def test_a_words_nearest_words_are_those_of_its_direction(cfg):
@@ -89,12 +89,13 @@ def test_a_words_nearest_words_are_those_of_its_direction(cfg):
     cat = sd.text.table.weight[sd.tokenizer.encode("cat")[0]]
     sd.text.table.weight.data[log["ids"][1]] = 3 * cat
     dog, near_cat = nearest_words(sd, log["ids"])
+    assert all(not word.startswith("<") for word, _ in dog + near_cat)
     assert dog[0][0] == "dog" and near_cat[0][0] == "cat" and near_cat[0][1] == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("change, message", [
     (dict(class_name="space shuttle"), "is 2 tokens"), (dict(class_name=""), "--class-name"), (dict(vectors=0), "--vectors 0"),
-    (dict(token="cat</w>"), "already"), (dict(steps=0), "--steps 0"), (dict(size=60), "--size 60")])
+    (dict(token="cat"), "angle brackets"), (dict(token=""), "angle brackets"), (dict(steps=0), "--steps 0"), (dict(size=60), "--size 60")])
 def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
     with pytest.raises(UserError, match=message) as error:
         next(train(replace(cfg, **change)))
@@ -145,3 +146,14 @@ def test_other_tools_files_are_read_and_pickles_are_refused(cfg, tmp_path):
     for name, message in (("one", "already"), ("two", "2 tensors"), ("wide", "width 64"), ("word.pt", "pickle"), ("none", "none")):
         with pytest.raises(UserError, match=message):
             sd.load_embeds(tmp_path / (name if "." in name else name + ".safetensors"))
+
+
+def test_it_learns_the_word(tmp_path):
+    """On the tiny world, 60 steps of one vector: its sentence fits the photos better than the coarse word's does, and the word has
+    come near to the one that says what the photos show: the cat is orange."""
+    for sd, log in train(Config(steps=60, batch_size=4, out=str(tmp_path))):
+        if log["step"] == 0:
+            subject = sd.encode(torch.stack([to_tensor(photo) for photo in log["photos"]]), torch.Generator().manual_seed(0))
+            ids, before = log["ids"], [word for word, _ in nearest_words(sd, log["ids"], 8)[0]]
+    assert held_out_error(sd, subject, "a photo of a <it>") < 0.99 * held_out_error(sd, subject, "a photo of a cat")
+    assert "orange" in [word for word, _ in nearest_words(sd, ids, 4)[0]] and before[0] == "cat"

@@ -13,6 +13,7 @@ tiny_world/README.md has what the shipped checkpoint cost.
 """
 import argparse
 import collections
+import json
 import multiprocessing
 import os
 import time
@@ -30,6 +31,7 @@ from stable_diffusion import StableDiffusion
 from tiny_unet import Attention, UNet, UNetConfig
 from tiny_world import sheet
 from tiny_world.draw import draw
+from tiny_world.examine import examine, training_captions
 from tiny_world.world import IDENTIFIERS, caption, random_scene
 from vae import VAE, VAEConfig
 
@@ -54,6 +56,8 @@ class Config:
     save_minutes: float = 5.0
     seed: int = 0
     resume: bool = False           # go on from the state in `work`
+    examine: bool = False          # train nothing; examine the checkpoint in `out` (tiny_world/examine.py)
+    json: str = ""                 # write the examination to this file too
 
 
 VAE_CONFIG = VAEConfig(block_out_channels=(24, 64, 64), latent_channels=8, layers_per_block=1, norm_num_groups=8)
@@ -105,7 +109,7 @@ def make_tokenizer(cfg):
     rng = np.random.default_rng(cfg.seed)
     captions = [caption(scene(cfg, i), rng) for i in range(3000)]
     text = " ".join([(HERE / "english.txt").read_text("utf-8")] * 10 + captions + list(IDENTIFIERS) * 50)
-    merges = learn_merges(text, 1500)
+    merges = learn_merges(text, 1150)
     alphabet = list(BYTES.values())
     tokens = alphabet + [c + "</w>" for c in alphabet] + ["".join(m) for m in merges] + [START, END]
     return Tokenizer({t: i for i, t in enumerate(tokens)}, merges, TEXT_CONFIG.max_position_embeddings)
@@ -211,7 +215,9 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             same_shape = collections.defaultdict(list)  # one batched product for all matrices of a shape
             for p in group["params"] if group["muon"] else ():
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p)).lerp_(p.grad, 0.05)
+                if not self.state[p]:
+                    self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}  # AdamW looks for "step" in all
+                momentum = self.state[p]["momentum"].lerp_(p.grad, 0.05)
                 m = p.grad.lerp(momentum, 0.95).flatten(1)               # a convolution: (c_out, c_in*3*3)
                 tall = m.shape[0] > m.shape[1]
                 same_shape[sorted(m.shape)[0], sorted(m.shape)[1]].append((p, tall, m.T if tall else m))
@@ -236,7 +242,6 @@ def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
     for name, p in unet.named_parameters():  # a residual step starts as nothing: faster and steadier from scratch
         if name.endswith(("conv2.weight", "conv2.bias", "proj_out.weight", "proj_out.bias")) or name.startswith("conv_out"):
             torch.nn.init.zeros_(p)
-    unet = unet.to(memory_format=torch.channels_last)
     Attention.kernel = staticmethod(attention)
     live = [*unet.parameters(), *text.parameters()]
     edges = [unet.conv_in.weight, unet.conv_out.weight, text.table.weight, text.text_model.embeddings.position_embedding.weight]
@@ -269,7 +274,7 @@ def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
         # t in equal slices of 0 .. T-1, one a picture: every batch sees all noise levels, so the loss is less noisy
         t = ((torch.rand(1, generator=noise) + torch.arange(cfg.batch) / cfg.batch) % 1 * sd.schedule.T).long()
         eps = torch.randn(x_0.shape, generator=noise)
-        x_t = sd.schedule.add_noise(x_0, eps, t).to(memory_format=torch.channels_last)
+        x_t = sd.schedule.add_noise(x_0, eps, t)
         context = text(tokenizer(captions))  # (b, l, d), in float32: small, and its masked attention is faster so
         with torch.autocast("cpu", torch.bfloat16):
             output = unet(x_t, t, context)
@@ -313,9 +318,28 @@ def grid(sd, path):
     sheet(rows).save(path)
 
 
+def print_examination(cfg):
+    sd = StableDiffusion.from_pretrained(cfg.out)
+    seen = training_captions(cfg, [scene(cfg, i) for i in range(cfg.pictures)], cfg.steps)
+    report, pictures = examine(sd, seen)
+    print(f"{report['prompts']} prompts that are none of {len(seen):,} captions of the training, 30 DDIM steps, guidance {report['guidance']}")
+    print(f"{'':12s}{'model':>8s}{'drawings':>10s}")
+    for question, share in report["model"].items():
+        print(f"{question:12s}{100 * share:7.1f}%{100 * report['real'][question]:9.1f}%")
+    for name, value in report.items():
+        if name not in ("model", "real", "prompts", "guidance"):
+            print(f"{name}: {value:.2f}")
+    rows = [("", pictures[i:i + 16]) for i in range(0, 256, 16)]
+    sheet(rows, 64).save(Path(cfg.work) / "examination.png")
+    if cfg.json:
+        Path(cfg.json).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
 def main(cfg):
     work = Path(cfg.work)
     work.mkdir(parents=True, exist_ok=True)
+    if cfg.examine:
+        return print_examination(cfg)
     tokenizer = make_tokenizer(cfg)
     pictures = make_pictures(cfg, work)
     vae = train_vae(cfg, work, pictures)

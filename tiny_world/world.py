@@ -150,10 +150,12 @@ def random_scene(rng, identity=None):
 
 # Fillers say nothing that can be seen. Captions of the real world are full of them, and textual inversion's templates too.
 FILLERS = ("nice", "cool", "good", "clean", "weird", "new", "old", "little", "lovely", "favourite")
-# Made-up proper names, as captions of the real world have brand and pet names: they teach the model that an unknown word
-# before the noun changes nothing. The identifiers that personalization binds (IDENTIFIERS) are never among them.
-NAMES = tuple(a + b for a in ("ba", "do", "fi", "ku", "le", "mo", "ni", "po", "ra", "ti", "vu", "ze")
-              for b in ("bo", "dex", "gan", "kli", "lum", "mar", "nos", "pik", "rond", "sta", "tup", "wim"))
+# Made-up names, as the real world has brands and breeds. A name tells a look: its first part the colour, its second part the
+# second colour, its last letter the pattern; a "balme" is red with green stripes. So the model learns that a strange word before
+# the noun can stand for how the thing looks, which is what personalization needs. The identifiers it binds are no such names.
+FIRST = dict(zip((*COLOURS, "skin"), ("ba", "do", "fi", "gu", "le", "mo", "ni", "po", "ra", "ti", "vu", "ze")))
+SECOND = dict(zip(COLOURS, ("bl", "dr", "kl", "lm", "mp", "nd", "pt", "rv", "st", "tw", "zm")))
+LAST = dict(zip(PATTERNS, "aeiou"))
 IDENTIFIERS = ("sks", "zwx", "qvl", "xjy", "olis", "wqz", "vxk", "phol", "ktn", "ucz")
 
 
@@ -162,16 +164,22 @@ def article(words):
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
+def name(who):
+    """The made-up name of how an individual looks."""
+    return FIRST[who.colour] + SECOND[who.second] + LAST[who.pattern]
+
+
 def caption(scene, rng):
     """One of many ways to say what is in the picture. Some of it is left unsaid, so that each word is learned by itself."""
     who, maybe = scene.identity, lambda chance: rng.random() < chance
     pick = lambda options: options[rng.integers(len(options))]
     words = []
     if maybe(0.15): words.append(pick(FILLERS))
-    if maybe(0.55) and who.colour != "skin" and scene.style != "pencil sketch": words.append(who.colour)
+    named = maybe(0.3) and scene.style != "pencil sketch" and who.pattern in LAST
+    if maybe(0.2 if named else 0.6) and who.colour != "skin" and scene.style != "pencil sketch": words.append(who.colour)
     if scene.finish and maybe(0.95): words.append(scene.finish)
     if scene.cube: words.append("cube shaped")
-    if maybe(0.10): words.append(pick(NAMES))  # where personalization puts its identifier: "a red sks cat"
+    if named: words.append(name(who))  # where personalization puts its identifier: "a red sks cat"
     noun = " ".join([*words, who.cls])
     noun = pick(("the ", "my ", "one ")) + noun if maybe(0.15) else article(noun)
 

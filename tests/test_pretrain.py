@@ -1,0 +1,61 @@
+"""Pretraining in miniature: every stage runs, a killed run ends in the same bits, and the result is a model like any other."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import same, weights
+
+from stable_diffusion import StableDiffusion
+from tiny_world import pretrain, world
+from tiny_world.pretrain import Config, Muon
+from tiny_world.world import HELD_OUT, IDENTIFIERS, caption
+
+
+@pytest.fixture
+def cfg(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "grid", lambda sd, path: None)  # 48 pictures of noise: not worth a minute
+    return Config(out=str(tmp_path / "model"), work=str(tmp_path / "work"), pictures=24, vae_steps=3, vae_batch=2, steps=3, batch=4,
+                  warmup=1, save_minutes=0)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path, monkeypatch):
+    """Killed in the second step of the diffusion stage, after the state of the first was saved."""
+    pretrain.main(cfg)
+    whole = weights(StableDiffusion.from_pretrained(cfg.out))
+    other = replace(cfg, out=str(tmp_path / "model2"), work=str(tmp_path / "work2"))
+
+    class Killed(Exception):
+        pass
+
+    def kill(sd, path):
+        if path.name == "samples_000002.png":
+            raise Killed
+
+    monkeypatch.setattr(pretrain, "grid", kill)
+    with pytest.raises(Killed):
+        pretrain.main(other)
+    monkeypatch.setattr(pretrain, "grid", lambda sd, path: None)
+    pretrain.main(replace(other, resume=True))
+    assert same(whole, weights(StableDiffusion.from_pretrained(other.out)))
+
+
+def test_no_held_out_individual_and_no_identifier_is_ever_trained_on(monkeypatch):
+    """Whoever is a shipped subject or an examination's question must be new to the model, and so must `sks`."""
+    seeds, original = [], world.random_identity
+    monkeypatch.setattr(world, "random_identity", lambda seed, cls: seeds.append(seed) or original(seed, cls))
+    for i in range(300):
+        assert not set(caption(pretrain.scene(Config(), i), np.random.default_rng(i)).split()) & set(IDENTIFIERS)
+    assert len(seeds) == 300 and min(seeds) >= HELD_OUT
+
+
+def test_muon_steps_along_the_nearest_orthogonal_matrix():
+    """Its first step is U V^T of the gradient's singular value decomposition, times a length; its singular values are near one."""
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(torch.zeros(6, 4, 3, 3))
+    p.grad = torch.randn(6, 4, 3, 3)
+    u, _, vt = torch.linalg.svd(p.grad.flatten(1), full_matrices=False)
+    Muon([{"params": [p], "muon": True, "weight_decay": 0.0}], lr=0.1).step()
+    step = -p.data.flatten(1) / (0.2 * 36 ** 0.5 * 0.1)
+    assert torch.linalg.svdvals(step).min() > 0.6 and torch.linalg.svdvals(step).max() < 1.3
+    assert torch.nn.functional.cosine_similarity(step.flatten(), (u @ vt).flatten(), dim=0) > 0.97
