@@ -3,7 +3,7 @@
 #
 # ![](dreambooth.png)
 #
-# Top: the five photos. Below: the same words before and after training. By the end you can say why one rare word is enough to
+# Top: the photos. Below: the same words before and after training. By the end you can say why one rare word is enough to
 # name a new cat, what the second half of the loss is for, and what happens without it.
 #
 # Everything runs on a laptop's CPU, on the tiny world's model. The code is `dreambooth.py`; nothing here is a copy of it.
@@ -20,6 +20,7 @@ import torch
 
 import dreambooth
 from dreambooth import PROMPTS, Config, StableDiffusion, class_latents, square, to_tensor, train
+from stable_diffusion import to_images
 from tiny_world import SUBJECTS, sheet
 
 FAST = "FAST" in os.environ  # the tests run this notebook in a minute; what they draw is not worth looking at
@@ -64,7 +65,8 @@ print(f"UNet {count(sd.unet):,} trained | text encoder {count(sd.text):,} and VA
 settled = dreambooth.settle(cfg, sd)
 with torch.no_grad():
     prior = class_latents(sd, settled)
-    sheet([("class pictures, drawn by the frozen model", dreambooth.to_images(sd.decode(prior[:8])))])
+    drawn = to_images(sd.decode(prior[:8]))
+sheet([("class pictures, drawn by the frozen model", drawn)])
 
 # %% [markdown]
 # The whole method is one function. Where is the subject's half, where the prior's, and where is lambda?

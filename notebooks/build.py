@@ -1,14 +1,27 @@
 """Makes the notebooks from their plain sources and runs them: python notebooks/build.py [05_dreambooth ...]
 
 The .py files beside this one are what is edited; the .ipynb files are made, with their outputs, and committed."""
+import base64
+import io
 import sys
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 HERE = Path(__file__).parent
+
+
+
+def smaller(data):
+    """Large pictures as JPEG: noise does not compress as PNG, and a notebook should stay small enough to review."""
+    if len(data.get("image/png", "")) > 40_000:
+        picture, file = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))), io.BytesIO()
+        picture.convert("RGB").save(file, "JPEG", quality=80)
+        data["image/jpeg"] = base64.b64encode(file.getvalue()).decode()
+
 
 for source in sorted(HERE.glob("[0-9]*.py")):
     if sys.argv[1:] and source.stem not in sys.argv[1:]:
@@ -18,6 +31,8 @@ for source in sorted(HERE.glob("[0-9]*.py")):
     for i, cell in enumerate(book.cells):  # names and times that would differ from run to run
         cell["id"] = f"cell-{i}"
         cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", ()):
+            smaller(output.get("data", {}))
     book.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(book, source.with_suffix(".ipynb"))
     print(source.with_suffix(".ipynb"), f"{source.with_suffix('.ipynb').stat().st_size / 1000:.0f} KB")
