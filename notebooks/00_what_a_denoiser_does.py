@@ -79,7 +79,7 @@ plt.plot(path[..., 0], path[..., 1], lw=0.6), plt.scatter(*data.T, c="red", zord
 print("farthest end from any data point:", torch.cdist(path[-1], data).min(1).values.max().item())
 
 # %% [markdown]
-# All of them on the data. The same with pictures: now the data are five photos, each a point with 12,288 coordinates. A photo drowns,
+# All of them on the data. The same with pictures: now the data are four photos, each a point with 12,288 coordinates. A photo drowns,
 # and below is what the ideal denoiser sees in it. At which t does it stop being sure?
 
 # %%
@@ -91,7 +91,7 @@ guess = [schedule.split(x, ideal(x_0)(x, t), t)[0] for x, t in zip(noisy, times)
 sheet([("the photo at t = " + ", ".join(map(str, times)), to_images(torch.cat(noisy))), ("what it sees", to_images(torch.cat(guess)))], cell=96)
 
 # %% [markdown]
-# It is never unsure: in 12,288 dimensions five photos are so far apart that a trace of one is enough. So from pure noise, where will
+# It is never unsure: in 12,288 dimensions four photos are so far apart that a trace of one is enough. So from pure noise, where will
 # the walk go?
 
 # %%
@@ -118,7 +118,7 @@ sheet([(f"walk {i + 1}: what the network believes x_0 to be", [to_images(sd.deco
 #
 # 1. With three points, the guess at t = 999 from anywhere is nearly one place. Which?
 # 2. The walk has 50 steps over T = 1000. How far apart are two times of DDIM?
-# 3. How many pictures can the ideal denoiser of five photos make?
+# 3. How many pictures can the ideal denoiser of four photos make?
 
 # %%
 place_at_999 = None   # a tensor of two numbers
@@ -128,7 +128,7 @@ pictures = None
 far = schedule.split(torch.zeros(1, 2), ideal(data)(torch.zeros(1, 2), 999), 999)[0][0]
 if place_at_999 is not None: assert (torch.as_tensor(place_at_999) - far).abs().max() < 0.1
 if stride is not None: assert stride == 20
-if pictures is not None: assert pictures == 5
+if pictures is not None: assert pictures == 4
 print("answered:", [a for a in (place_at_999, stride, pictures) if a is not None])
 
 # %% [markdown]
@@ -136,6 +136,6 @@ print("answered:", [a for a in (place_at_999, stride, pictures) if a is not None
 #
 # 1. `data.mean(0)`, about (0.03, 0.03): with so much noise every point is equally likely.
 # 2. 20.
-# 3. 5: the photos themselves.
+# 3. 4: the photos themselves.
 #
 # </details>
