@@ -32,6 +32,7 @@ from tiny_unet import Attention, UNet, UNetConfig
 from tiny_world import sheet
 from tiny_world.draw import draw
 from tiny_world.examine import examine, training_captions
+from tiny_world.judge import as_input
 from tiny_world.world import IDENTIFIERS, caption, random_scene
 from vae import VAE, VAEConfig
 
@@ -137,11 +138,6 @@ def make_pictures(cfg, work):
     return np.load(path, mmap_mode="r")
 
 
-def as_input(pictures):
-    """(b, 64, 64, 3) bytes -> (b, 3, 64, 64) in [-1, 1]."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 # === the two training stages ==========================================================================================
 
 def learning_rate(cfg, step, steps, peak):
@@ -220,7 +216,7 @@ class Muon(torch.optim.AdamW):
                 momentum = self.state[p]["momentum"].lerp_(p.grad, 0.05)
                 m = p.grad.lerp(momentum, 0.95).flatten(1)               # a convolution: (c_out, c_in*3*3)
                 tall = m.shape[0] > m.shape[1]
-                same_shape[sorted(m.shape)[0], sorted(m.shape)[1]].append((p, tall, m.T if tall else m))
+                same_shape[tuple(sorted(m.shape))].append((p, tall, m.T if tall else m))
                 p.grad = None                                            # AdamW passes over what has no gradient
             for (rows, columns), found in same_shape.items():
                 x = torch.stack([m for _, _, m in found]).bfloat16()     # (matrices, rows, columns), rows <= columns
