@@ -15,6 +15,8 @@ Not here: safety checker, image-to-image, inpainting, schedulers beyond ddpm.py'
 """
 import argparse
 import errno
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -129,6 +131,34 @@ class StableDiffusion:
         self.add_word(token, vectors.view(-1, vectors.shape[-1]))
         return token
 
+    def load_lora(self, path, strength=1.0):
+        """Adds the low-rank changes of a LoRA file to the weights: W += strength * alpha / r * up @ down. Read are the names of kohya
+        (lora_unet_down_blocks_0_..., also A1111's and ComfyUI's), of peft, and of diffusers before that."""
+        layers = {f"{prefix}{name}".replace(".", "_"): layer for prefix, network in (("lora_unet_", self.unet), ("lora_te_", self.text))
+                  for name, layer in network.named_modules() if hasattr(layer, "weight")}
+        spelling = re.compile(r"(.+?)\.(?:lora_|lora\.|lora_linear_layer\.)?(down|up|A|B|alpha)(?:\.weight)?")
+        tensors, about = load_tensors(path)
+        peft, parts = json.loads(about.get("lora_adapter_metadata", "{}")), {"down": {}, "up": {}, "alpha": {}}
+        if any(value for key, value in peft.items() if key.endswith(("_pattern", "use_dora", "use_rslora"))):
+            raise UserError(f"{path}: a rank or alpha for each layer, dora and rslora are not known to this code")
+        for name, tensor in tensors.items():
+            plain = re.sub(r"\.processor\.(to_\w+)_lora\.", r".\1.lora.", name).replace(".to_out.lora.", ".to_out.0.lora.")
+            found = spelling.fullmatch(plain)
+            stem = found[1].replace("text_encoder.", "lora_te_", 1).replace("unet.", "lora_unet_", 1).replace(".", "_") if found else ""
+            stem = stem.replace("lora_te_encoder_", "lora_te_text_model_encoder_")             # as transformers 5 has it
+            if stem not in layers:
+                raise UserError(f"{path}: {name} belongs to no layer of this model")
+            parts[{"A": "down", "B": "up"}.get(found[2], found[2])][stem] = tensor.float()
+        down, up, alpha = parts.values()
+        for stem in down | up:  # all of them before the first is changed
+            a, b, weight = down.get(stem), up.get(stem), layers[stem].weight
+            if a is None or b is None or a.shape[0] != b.shape[1] or b.shape[0] != weight.shape[0] or a[0].numel() != weight[0].numel():
+                raise UserError(f"{path}: {stem} does not fit this model's layer of {list(weight.shape)}")
+        for stem in up:
+            r, weight = up[stem].shape[1], layers[stem].weight
+            scale = strength * float(alpha.get(stem, peft.get("unet.lora_alpha" if "unet" in stem else "text_encoder.lora_alpha", r))) / r
+            weight.data += (scale * up[stem].flatten(1) @ down[stem].flatten(1)).view(weight.shape).to(weight)     # (m, r) (r, n)
+
     # --- pictures and latents -----------------------------------------------------------------------------------------
 
     @property
@@ -234,6 +264,7 @@ def main():
     p.add_argument("--model", default=TINY, help="a folder as diffusers saves it, or a name on the hub (default: the tiny world's)")
     p.add_argument("--revision", help="branch or commit of a model on the hub")
     p.add_argument("--embeds", action="append", default=[], help="a learned word (learned_embeds.safetensors); may be repeated")
+    p.add_argument("--lora", action="append", default=[], help="a LoRA (pytorch_lora_weights.safetensors); may be repeated")
     p.add_argument("--negative", default="", help="what the picture should be unlike")
     p.add_argument("--sampler", default="ddim", choices=SAMPLERS)
     p.add_argument("--sampling-steps", type=int, default=50)
@@ -257,6 +288,8 @@ def main():
     sd = StableDiffusion.from_pretrained(a.model, pick_device(a.device), getattr(torch, a.dtype), a.revision)
     for path in a.embeds:
         sd.load_embeds(path)
+    for path in a.lora:
+        sd.load_lora(path)
     pictures = sd.sample(a.prompt, bar=True, negative=a.negative, images=a.images, steps=a.sampling_steps, guidance=a.guidance,
                          sampler=a.sampler, seed=a.seed, size=a.size)
     for i, picture in enumerate(pictures, 1):

@@ -18,7 +18,7 @@ from tiny_unet import UNet, UNetConfig
 from vae import VAE, VAEConfig
 
 CHAPTERS = ("ddpm", "tiny_unet", "clip_text", "vae", "checkpoint", "stable_diffusion")
-METHODS = ("dreambooth", "textual_inversion", "attn_dreambooth")
+METHODS = ("dreambooth", "textual_inversion", "attn_dreambooth", "hyperdreambooth")
 
 
 # === shapes ===========================================================================================================
@@ -100,7 +100,7 @@ def imports(path):
 
 def test_run_time_needs_the_six_packages_and_nothing_else():
     allowed = {"torch", "numpy", "PIL", "tqdm", "safetensors", "huggingface_hub"}
-    ours = {*CHAPTERS, *METHODS, "tiny_world"}
+    ours = {*CHAPTERS, *METHODS, "compare", "tiny_world"}
     for path in [*ROOT.glob("*.py"), *ROOT.glob("tiny_world/*.py")]:
         assert imports(path) - set(sys.stdlib_module_names) <= allowed | ours, path
 
@@ -114,8 +114,13 @@ def test_chapters_know_no_method_and_methods_not_each_other():
 
 def test_what_every_method_shares_is_the_same_to_the_letter():
     mark = "# --- the same in every method script"
-    tails = {(ROOT / f"{name}.py").read_text("utf-8").split(mark)[1] for name in METHODS}
-    assert len(tails) == 1
+    files = {name: (ROOT / f"{name}.py").read_text("utf-8") for name in METHODS}
+    assert len({text.split(mark)[1] for text in files.values()}) == 1
+    for shared, scripts, variants in (("large", 4, 1), ("settings", 4, 1), ("precision", 4, 1), ("encode", 4, 1), ("read_with", 2, 1),
+                                      ("square", 4, 2)):  # squares: in the middle, or anywhere
+        found = [ast.get_source_segment(text, node) for text in files.values() for node in ast.parse(text).body
+                 if isinstance(node, ast.FunctionDef) and node.name == shared]
+        assert (len(found), len(set(found))) == (scripts, variants), shared
 
 
 # === the README =======================================================================================================

@@ -9,6 +9,7 @@ shows what there is as a grid of pictures:
     python -m tiny_world.draw --accessories        # also --styles, --cubes, --finishes, --patterns, --poses, --random
 """
 import argparse
+import multiprocessing
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +38,16 @@ def draw(scene, size=64):
     picture.paste(layer, (0, 0), layer)
     picture = stylise(picture, scene.style, rng, size)
     return picture.point([min(255, int(v * scene.pose.light + 0.5)) for v in range(256)] * 3)
+
+
+def as_bytes(scene):
+    return np.asarray(draw(scene))
+
+
+def draw_all(scenes):
+    """Yields the pictures of scenes as (64, 64, 3) bytes, drawn on all cores."""
+    with multiprocessing.Pool() as pool:
+        yield from pool.imap(as_bytes, scenes, chunksize=64)
 
 
 def grid(rows, zoom):

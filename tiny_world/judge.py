@@ -13,7 +13,6 @@ picture is one, and below one half no other answer counts.
 """
 import argparse
 import json
-import multiprocessing
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch import nn
 
 from checkpoint import UserError, load_state, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, run, to_tensor
-from tiny_world.draw import draw
+from tiny_world.draw import draw_all
 from tiny_world.world import (ACCESSORIES, CLASSES, COLOURS, CONTEXTS, FINISHES, HELD_OUT, STYLES, random_identity,
                               random_scene)
 
@@ -102,16 +101,6 @@ def answers(scene):
 
 # === training =========================================================================================================
 
-def as_bytes(scene):
-    return np.asarray(draw(scene))
-
-
-def draw_all(scenes):
-    """Scenes -> (scenes, 64, 64, 3) bytes, on all cores."""
-    with multiprocessing.Pool() as pool:
-        return np.stack(list(pool.imap(as_bytes, scenes, chunksize=64)))
-
-
 def anything(seed, first, count):
     """`count` scenes of all kinds, of individuals with seeds from `first` on."""
     rng, scenes = np.random.default_rng(seed), []
@@ -179,7 +168,7 @@ def train(steps, work, resume):
     vae = StableDiffusion.from_pretrained(TINY).vae
     kinds, views = anything(1, HELD_OUT, 64_000), individuals(2, 3 * HELD_OUT, 120, 8, twins=True)
     if not (work / "pictures.npz").exists():
-        drawn = {"kinds": draw_all(kinds), "views": draw_all(views)}
+        drawn = {"kinds": np.stack([*draw_all(kinds)]), "views": np.stack([*draw_all(views)])}
         np.savez(work / "pictures.npz", **drawn, **{name + "_vae": through_the_vae(drawn[name], vae) for name in drawn})
     pictures = dict(np.load(work / "pictures.npz"))
     right = {"kinds": torch.tensor([answers(s) for s in kinds]), "views": torch.tensor([answers(s) for s in views])}
@@ -250,9 +239,9 @@ def equal_error_rate(vectors, who):
 def examine(judge, vae):
     """The judge's own figures, in percent, on fresh drawings: as drawn, and through the VAE."""
     scenes, report = anything(11, 1000, 5120), {}
-    pictures, right = draw_all(scenes), torch.tensor([answers(s) for s in scenes])
+    pictures, right = np.stack([*draw_all(scenes)]), torch.tensor([answers(s) for s in scenes])
     crowd, twins = individuals(12, 7000, 40, 4), individuals(13, 7000, 40, 4, twins=True)
-    photos = {"identity EER": draw_all(crowd), "identity EER, twins": draw_all(twins)}
+    photos = {"identity EER": np.stack([*draw_all(crowd)]), "identity EER, twins": np.stack([*draw_all(twins)])}
     for kind, change in (("drawings", lambda p: p), ("through the VAE", lambda p: through_the_vae(p, vae))):
         logits, _ = asked(judge, change(pictures))
         row = {}

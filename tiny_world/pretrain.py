@@ -14,7 +14,6 @@ tiny_world/README.md has what the shipped checkpoint cost.
 import argparse
 import collections
 import json
-import multiprocessing
 import os
 import time
 from dataclasses import dataclass, fields, replace
@@ -30,7 +29,7 @@ from ddpm import ScheduleConfig
 from stable_diffusion import StableDiffusion
 from tiny_unet import Attention, UNet, UNetConfig
 from tiny_world import sheet
-from tiny_world.draw import draw
+from tiny_world.draw import draw_all
 from tiny_world.examine import examine, training_captions
 from tiny_world.judge import as_input
 from tiny_world.world import IDENTIFIERS, caption, random_scene
@@ -118,10 +117,6 @@ def make_tokenizer(cfg):
 
 # === pictures =========================================================================================================
 
-def drawn(args):
-    return np.asarray(draw(scene(*args)))
-
-
 def make_pictures(cfg, work):
     """(pictures, 64, 64, 3) bytes, drawn on all cores."""
     path = work / "pictures.npy"
@@ -129,9 +124,8 @@ def make_pictures(cfg, work):
         return np.load(path, mmap_mode="r")
     start = time.time()
     pictures = np.lib.format.open_memmap(work / "pictures.tmp", "w+", np.uint8, (cfg.pictures, 64, 64, 3))
-    with multiprocessing.Pool() as pool:
-        for i, picture in enumerate(pool.imap(drawn, ((cfg, i) for i in range(cfg.pictures)), chunksize=256)):
-            pictures[i] = picture
+    for i, picture in enumerate(draw_all(scene(cfg, i) for i in range(cfg.pictures))):
+        pictures[i] = picture
     pictures.flush()
     os.replace(work / "pictures.tmp", path)
     print(f"pictures: {cfg.pictures} drawn in {time.time() - start:.0f} s", flush=True)
@@ -238,7 +232,9 @@ def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
     for name, p in unet.named_parameters():  # a residual step starts as nothing: faster and steadier from scratch
         if name.endswith(("conv2.weight", "conv2.bias", "proj_out.weight", "proj_out.bias")) or name.startswith("conv_out"):
             torch.nn.init.zeros_(p)
-    Attention.kernel = staticmethod(attention)
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            module.kernel = attention
     live = [*unet.parameters(), *text.parameters()]
     edges = [unet.conv_in.weight, unet.conv_out.weight, text.table.weight, text.text_model.embeddings.position_embedding.weight]
     matrices = [p for p in live if p.ndim > 1 and not any(p is e for e in edges)]

@@ -1,15 +1,19 @@
 """The 30 subjects that ship with the world: python -m tiny_world.subjects draws them again.
 
+    python -m tiny_world.subjects --crowd runs/faces --class face --count 2000 --views 4     many others, for a hypernetwork
+
 In the spirit of the DreamBooth benchmark: four to six photos each, in various places and poses, of one individual that
 pretraining never saw. A third (`rare`) wear a pattern that no picture of the pretraining has: what is not known yet has to
 be learned. None of the photos shows snow, night, a rug in a forest or water, so those places are new for every subject."""
+import argparse
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 
 from tiny_world import SUBJECTS
 from tiny_world.draw import draw
-from tiny_world.world import CONTEXTS, Scene, random_identity, random_pose
+from tiny_world.world import CLASSES, CONTEXTS, HELD_OUT, Scene, random_identity, random_pose
 
 WHO = {  # name: (class, seed of the identity, rare)
     "cat": ("cat", 5, False), "cat2": ("cat", 8, False), "cat3": ("cat", 3, True),
@@ -36,10 +40,37 @@ def scenes(name):
             for place in places]
 
 
-if __name__ == "__main__":
+def view(path, cls, seed, i):
+    """Photo number i of individual `seed`, saved as a file."""
+    rng = np.random.default_rng([3_141, seed, i])
+    draw(Scene(random_identity(seed, cls), str(rng.choice(list(CONTEXTS))), pose=random_pose(rng), seed=int(rng.integers(2**31)))).save(path)
+
+
+def crowd(folder, cls, count, views):
+    """Photos of many individuals of a class, `views` of each: 000000_0.png, 000000_1.png, ... None of them is a shipped subject."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with multiprocessing.Pool() as pool:
+        pool.starmap(view, [(folder / f"{n:06d}_{i}.png", cls, HELD_OUT + n, i) for n in range(count) for i in range(views)], chunksize=64)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--crowd", metavar="FOLDER", help="many individuals instead of the 30")
+    p.add_argument("--class", dest="cls", choices=CLASSES, default="face")
+    p.add_argument("--count", type=int, default=2000)
+    p.add_argument("--views", type=int, default=4)
+    a = p.parse_args()
+    if a.crowd:
+        crowd(Path(a.crowd), a.cls, a.count, a.views)
+        print(f"{a.count} individuals of class {a.cls} in {a.crowd}")
+        return
     for name in WHO:
         folder = Path(SUBJECTS) / name
         folder.mkdir(parents=True, exist_ok=True)
         for i, scene in enumerate(scenes(name)):
             draw(scene).save(folder / f"{i:02d}.png", optimize=True)
     print(f"{len(WHO)} subjects in {SUBJECTS}")
+
+
+if __name__ == "__main__":
+    main()

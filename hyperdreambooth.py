@@ -1,0 +1,496 @@
+"""HyperDreamBooth (Ruiz et al., CVPR 2024, arXiv 2307.06949): a network that looks at one photo and writes the weights.
+
+    python hyperdreambooth.py                                                       the tiny world's face, from one picture
+    python -m tiny_world.subjects --crowd runs/faces                                pictures of 2,000 other faces
+    python hyperdreambooth.py --task optimise --images runs/faces --class-name face      theta of each of them
+    python hyperdreambooth.py --task learn --images runs/faces --class-name face         the hypernetwork, from those
+
+The idea: DreamBooth starts every subject from nothing. But faces are alike, and so are the changes that teach a model a face: after
+a thousand of them a network can guess the next one. Three parts, in the order of this file:
+
+1. LiDB ("lightweight DreamBooth"), a change so small that a network can write it. Beside a layer x W (n inputs, m outputs) stands a
+   product of rank 1,
+
+       x W  becomes  x W + x A B,       A = A_aux A_train,       B = B_train B_aux
+                                      (n x a)(a x 1)           (1 x b)(b x m)
+
+   where A_aux and B_aux are random, orthogonal and frozen: a seed is all there is to keep of them. With a = 100 and b = 50 a layer
+   has 150 trained numbers, and Stable Diffusion's 192 layers 28,800 (115 kB) where DreamBooth trains 859,520,964.
+
+2. The hypernetwork H: from one photo to theta, the A_train and B_train of all layers, a token for each layer. It looks at its own guess
+   again, k times: theta_0 = 0, theta_i = theta_i-1 + T(f(photo), theta_i-1). It learns from many people, each with a theta that was
+   found by training it alone (--task optimise):
+
+       loss = alpha E |eps - eps_theta^(x_t, t, "a sks face")|^2 + beta |theta^ - theta|^2,    theta^ = H(x)
+
+3. Fast finetuning: theta^ is right in the large and wrong in the small. So it is added to the weights, a LoRA of a higher rank is
+   put beside it ("rank-relaxed"), and that is trained for 40 steps on the one photo.
+
+    trained   1: theta of each person   2: the hypernetwork   3: a LoRA; each time everything else is frozen
+
+Follows the paper: a, b, rank 1, the two-term loss, k guesses from zero, a decoder of 2 layers, a head for each layer, 40 steps. Not
+given in what can be read of it, and chosen here: which layers (those whose count fits its figure), k = 4, alpha, beta, the LoRA's
+rank, all learning rates. A_train starts as a constant and theta is the change from there: were both A and B zero, neither would
+receive a gradient from their product.
+Different: f is a small transformer on the VAE's latent, trained along, where the paper has a ViT-H: no second download. Where a
+person has several pictures, H looks at one and another is denoised: so theta holds the person and not the picture.
+Not here: a frozen image encoder, training on several GPUs.
+"""
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from checkpoint import UserError, load_state, load_tensors, save_state, save_tensors
+from stable_diffusion import TINY, StableDiffusion, load_pictures, open_picture, pick_device, run, to_tensor
+from tiny_world import SUBJECTS, sheet
+
+
+@dataclass
+class Config:
+    task: str = "personalise"         # or "optimise": a theta for each of many people; "learn": the hypernetwork
+    model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    images: str = ""                  # a picture, or a folder whose first one is taken; "": the tiny world's face. For the other
+                                      # tasks a folder of people: anna_1.jpg and anna_2.jpg are one person
+    class_name: str = ""              # what the hypernetwork was trained on
+    token: str = "sks"                # the identifier, the same one for all
+    hypernetwork: str = ""            # its file, or a person's lidb.safetensors; "": the tiny world's; "none": finetuning alone
+    steps: int = None                 # None, here and below: what TASKS has; of finetuning 0: the hypernetwork alone
+    lr: float = None
+    batch_size: int = None            # people at a time; in finetuning, noise levels
+    rank: int = 4                     # of the LoRA in fast finetuning
+    a: int = 100                      # width of A_train
+    b: int = 50                       # width of B_train
+    iterations: int = 4               # k, how often the hypernetwork looks at its own guess
+    beta: float = 1.0                 # weight of the mean square distance to theta; 0: the diffusion loss alone, without theta
+    size: int = None                  # side of the pictures in pixels; None: what the model was trained on
+    sampling_steps: int = 25          # for the pictures before and after
+    guidance: float = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
+    out: str = "runs/hyperdreambooth"
+    save_every: int = 500             # steps between two states to resume from, in --task learn
+    resume: bool = False              # of the two long tasks: go on from what is in `out`
+
+
+TASKS = {  # steps, learning rate, batch size: tiny world, Stable Diffusion (from 100 million UNet parameters on)
+    "optimise":    ((200, 1e-2, 32),      (300, 1e-3, 4)),
+    "learn":       ((12_000, 1e-3, 32),   (100_000, 1e-4, 4)),
+    "personalise": ((40, 1e-3, 8),        (40, 1e-4, 1)),
+}
+GUIDANCE = (4.0, 7.5)
+HYPERNETWORK = Path(__file__).parent / "tiny_world" / "hypernetwork.safetensors"  # for the tiny world's faces
+
+# What the result must be able to do: another place, another style, an accessory.
+PROMPTS = ("a {} in the snow", "a watercolour painting of a {}", "a {} wearing a santa hat")
+
+
+def large(sd):
+    """Stable Diffusion, or the tiny world's model?"""
+    return sum(p.numel() for p in sd.unet.parameters()) >= 100e6
+
+
+def settle(cfg, sd):
+    """Fills in what was left open, by the size of the model, and refuses what cannot work."""
+    if cfg.task not in TASKS:
+        raise UserError(f"--task {cfg.task}: one of {', '.join(TASKS)}")
+    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][large(sd)])) | {"guidance": GUIDANCE[large(sd)], "size": sd.size}
+    cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
+    if not cfg.images and cfg.task == "personalise":
+        cfg = replace(cfg, images=str(SUBJECTS / "face"), class_name=cfg.class_name or "face")
+    if not cfg.images:
+        raise UserError(f"--task {cfg.task} wants --images FOLDER with pictures of many people")
+    if not cfg.class_name:
+        raise UserError("say what the pictures show, for example --class-name face")
+    for name in ("batch_size", "rank", "a", "b", "iterations", "sampling_steps", "save_every"):
+        if getattr(cfg, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
+    if cfg.steps < (cfg.task != "personalise"):
+        raise UserError(f"--steps {cfg.steps}: at least {int(cfg.task != 'personalise')}")
+    if cfg.size % sd.vae.factor or cfg.size < 2 * sd.vae.factor:
+        raise UserError(f"--size {cfg.size}: a multiple of {sd.vae.factor}, please")
+    if cfg.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype {cfg.dtype}: float32 or bfloat16 (gradients of float16 underflow)")
+    return cfg
+
+
+def settings(cfg):
+    """All of a Config that the result depends on: a run can only be resumed with the same."""
+    return {k: v for k, v in asdict(cfg).items() if k not in ("out", "resume", "save_every", "device")}
+
+
+def precision(sd, cfg):
+    """The context in which the networks compute in bfloat16, if that is wanted."""
+    return torch.autocast(sd.unet.conv_in.weight.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16")
+
+
+# === the data =========================================================================================================
+
+def square(photo, size):
+    """Shorter side to `size`, then the square in the middle."""
+    scale = size / min(photo.size)
+    photo = photo.resize([max(size, round(side * scale)) for side in photo.size], Image.Resampling.LANCZOS)
+    x, y = [(side - size) // 2 for side in photo.size]
+    return photo.crop((x, y, x + size, y + size))
+
+
+@torch.no_grad()
+def encode(sd, cfg, squares):
+    """Squares to latents, one by one (large ones need the room): mean and std of q(z|x), (b, 4, y, x) each."""
+    with precision(sd, cfg):
+        latents = [sd.vae.encode(to_tensor(one)[None].to(sd.unet.conv_in.weight.device)) for one in squares]
+    return [torch.cat(part).float() for part in zip(*latents)]
+
+
+def people(sd, cfg):
+    """A folder of many pictures -> scaled latents (pictures, 4, y, x), the means, and {person: [the numbers of their pictures]}.
+    Two files are of one person if their names are alike up to the last underscore."""
+    z, rows = [], {}
+    for file in tqdm(sorted(p for p in Path(cfg.images).glob("*") if p.is_file() and not p.name.startswith(".")), "latents", leave=False):
+        try:
+            z.append(encode(sd, cfg, [square(open_picture(file), cfg.size)])[0].half())
+            rows.setdefault(file.stem.rpartition("_")[0] or file.stem, []).append(len(z) - 1)
+        except UserError as error:
+            print(f"passed over: {error}", file=sys.stderr)
+    if len(rows) < 2:
+        raise UserError(f"--images {cfg.images}: {len(z)} pictures of {len(rows)} people; a folder of many is needed, anna_1.jpg, ben_1.jpg, ...")
+    print(f"{cfg.task}: {len(z)} pictures of {len(rows)} people in {cfg.images}", flush=True)
+    return torch.cat(z).float() * sd.vae.config.scaling_factor, rows
+
+
+def purpose(cfg, lidb):
+    """What a theta is for: of another model, sentence or LiDB it means nothing."""
+    return {"layers": len(lidb.layers), "a": lidb.a, "b": lidb.b, "seed": lidb.seed, "class_name": cfg.class_name, "token": cfg.token}
+
+
+def check_purpose(path, about, cfg, lidb):
+    known = json.loads(about.get("purpose", "{}"))
+    if wrong := [f"{k} {known.get(k)}, not {v}" for k, v in purpose(cfg, lidb).items() if known.get(k) != v]:
+        raise UserError(f"{path} was made for something else: {'; '.join(wrong)}")
+
+
+# === 1. LiDB ==========================================================================================================
+
+def orthogonal(n, k, generator):
+    """k random columns of length 1 at right angles, (n, k). Computed in float64: rounded to float32 it is the same everywhere."""
+    q, r = torch.linalg.qr(torch.randn(n, k, dtype=torch.float64, generator=generator))
+    return (q * r.diagonal().sign()).float()  # without the signs q would not be uniformly random
+
+
+def adapted(sd):
+    """{name: layer}, the linear layers that LiDB touches: every attention's four in UNet and text encoder, and the UNet's GEGLUs. For
+    Stable Diffusion 1 that is 192, and of all plausible sets the one whose size fits the paper's figures (386k numbers for rank 1)."""
+    ends = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj")
+    return ({f"unet.{name}": layer for name, layer in sd.unet.named_modules() if name.endswith(ends)}
+            | {f"text_encoder.{name}": layer for name, layer in sd.text.named_modules() if name.endswith("_proj")})
+
+
+class LiDB:
+    """The layers that change, their frozen directions, and what they add at the moment.
+
+    `added` is a list of {layer: (A, B)}: a layer's output gets x A B for each, with A (n, r) and B (r, m), or A (b, n, r) and
+    B (b, r, m) to give every picture of the batch its own."""
+
+    def __init__(self, sd, a=100, b=50, seed=0):
+        self.a, self.b, self.seed, self.layers, self.added = a, b, seed, adapted(sd), []
+        if a > min(layer.in_features for layer in self.layers.values()) or b > min(layer.out_features for layer in self.layers.values()):
+            raise UserError(f"--a {a} --b {b}: more directions than the model's layers have")
+        generator, device = torch.Generator().manual_seed(seed), sd.unet.conv_in.weight.device
+        self.aux = [(orthogonal(layer.in_features, a, generator).to(device), orthogonal(layer.out_features, b, generator).T.to(device))
+                    for layer in self.layers.values()]                                     # [(n, a), (b, m)], one a layer
+        for name, layer in self.layers.items():
+            layer.register_forward_hook(partial(self.add, name))
+
+    def add(self, name, layer, inputs, output):
+        for factors in self.added:
+            A, B = factors[name]
+            output = output + inputs[0] @ A @ B                                            # (b, l, n) (n, r) (r, m)
+        return output
+
+    def factors(self, theta):
+        """theta (layers, a + b) or (b, layers, a + b) -> {layer: (A, B)}. theta = 0 is A_train = 1 / sqrt(a), B_train = 0: it
+        changes nothing, and has a gradient."""
+        A_train, B_train = theta[..., :self.a, None] + self.a ** -0.5, theta[..., None, self.a:]
+        return {name: (A_aux @ A_train[..., i, :, :], B_train[..., i, :, :] @ B_aux)
+                for i, (name, (A_aux, B_aux)) in enumerate(zip(self.layers, self.aux))}
+
+
+def noise_loss(sd, z, words, generator):
+    """The ordinary loss of the model. z: latents of pictures (b, 4, y, x); words: the prompts' vectors (b, l, d)."""
+    eps = torch.randn(z.shape, generator=generator).to(z)                              # noise it
+    t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
+    output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words)                       # predict
+    return F.mse_loss(output.float(), sd.schedule.target(z, eps, t))                   # compare
+
+
+def take(rows, generator):
+    """One of the numbers of each row, by chance."""
+    return [row[torch.randint(len(row), (1,), generator=generator)] for row in rows]
+
+
+def optimise(sd, cfg):
+    """theta of each person by itself, many people at once: the batch is people, and each has weights of its own. Yields (sd, log) after
+    each step; writes the thetas of a block of people, (people, layers, a + b), when they are found: theta/000000.safetensors, ..."""
+    (z, rows), lidb, device = people(sd, cfg), LiDB(sd, cfg.a, cfg.b), sd.unet.conv_in.weight.device
+    names, about = list(rows), {"settings": json.dumps(settings(cfg)), "purpose": json.dumps(purpose(cfg, lidb))}
+    for first in range(0, len(names), cfg.batch_size):
+        block, path = names[first:first + cfg.batch_size], Path(cfg.out) / "theta" / f"{first:06d}.safetensors"
+        if cfg.resume and path.exists():
+            tensors, known = load_tensors(path, ": leave out --resume")
+            if list(tensors) != sorted(block) or known.get("settings") != about["settings"]:
+                raise UserError(f"{path} is of other people or other settings: give the same ones, or leave out --resume")
+            continue
+        theta = torch.zeros(len(block), len(lidb.layers), cfg.a + cfg.b, device=device, requires_grad=True)
+        optimizer, chance = torch.optim.Adam([theta], lr=cfg.lr), torch.Generator().manual_seed(cfg.seed * 1_000_003 + first)
+        for step in range(cfg.steps):
+            i = take([rows[name] for name in block], chance)
+            lidb.added = [lidb.factors(theta)]
+            with precision(sd, cfg):
+                words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(block))
+                loss = noise_loss(sd, z[i], words, chance)
+            if not loss.isfinite():
+                raise UserError(f"the loss became {loss.item()} for {block[0]} and others: try a lower --lr, with --resume")
+            (loss * len(block)).backward()  # each person's own gradient, however many share the batch
+            optimizer.param_groups[0]["lr"] = cfg.lr * (1 - step / cfg.steps)
+            optimizer.step()
+            optimizer.zero_grad()
+            yield sd, {"step": first * cfg.steps + (step + 1) * len(block), "of": len(names) * cfg.steps, "loss": loss.item()}
+        save_tensors({name: t.half() for name, t in zip(block, theta)}, path, about)
+
+
+def found_thetas(cfg, lidb, names):
+    """What --task optimise found for these people, (people, layers, a + b)."""
+    thetas = {}
+    for path in sorted((Path(cfg.out) / "theta").glob("*.safetensors")):
+        tensors, about = load_tensors(path)
+        check_purpose(path, about, cfg, lidb)
+        thetas |= tensors
+    if missing := [name for name in names if name not in thetas]:
+        raise UserError(f"{cfg.out}/theta has none for {len(missing)} people ({missing[0]}, ...): --task optimise finds them; --beta 0 learns without")
+    return torch.stack([thetas[name] for name in names])
+
+
+# === 2. the hypernetwork ==============================================================================================
+
+class Hypernetwork(nn.Module):
+    """One picture's latent (b, 4, y, x) -> theta (b, layers, a + b). The latent is cut into 8 x 8 patches."""
+
+    def __init__(self, layers, payload, channels, side, width=128, heads=4, iterations=4):
+        super().__init__()
+        self.config = {"layers": layers, "payload": payload, "channels": channels, "side": side, "width": width, "heads": heads,
+                       "iterations": iterations}
+        block = dict(d_model=width, nhead=heads, dim_feedforward=4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.patches = nn.Conv2d(channels, width, side // 8, stride=side // 8)
+        self.where = nn.Parameter(0.02 * torch.randn(64, width))                       # in the picture
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**block), 4, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.guess = nn.Linear(payload, width)
+        self.which = nn.Parameter(0.02 * torch.randn(layers, width))                   # layer of the model
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**block), 2, nn.LayerNorm(width))
+        self.heads = nn.Parameter(1e-3 * torch.randn(layers, width, payload))          # one a layer; small: theta starts near 0
+        self.iterations = iterations
+
+    def forward(self, z):
+        f = self.encoder(self.patches(z).flatten(2).transpose(1, 2) + self.where)      # (b, 64, width), once
+        theta = torch.zeros(len(z), *self.heads.shape[::2], device=z.device)           # (b, layers, a + b)
+        for _ in range(self.iterations):                                               # theta_k = theta_k-1 + T(f, theta_k-1)
+            h = self.decoder(self.guess(theta) + self.which, f)
+            theta = theta + torch.einsum("blw,lwp->blp", h, self.heads)
+        return theta
+
+    def save(self, path, cfg, lidb):
+        about = {"network": json.dumps(self.config), "purpose": json.dumps(purpose(cfg, lidb))}
+        save_tensors({name: t.half() for name, t in self.state_dict().items()}, path, about)
+
+    @classmethod
+    def load(cls, path, cfg, lidb):
+        """Refuses a file that is for another model, another sentence or another LiDB."""
+        tensors, about = load_tensors(path)
+        check_purpose(path, about, cfg, lidb)
+        network = cls(**json.loads(about["network"]))
+        network.load_state_dict({name: t.float() for name, t in tensors.items()})
+        return network.eval()
+
+
+def learn(sd, cfg):
+    """The hypernetwork, on everyone in the folder. Yields (sd, log) after each step; log has the loss and its two terms. The picture
+    that H sees and the one that is denoised are two of the same person, where there are two."""
+    (z, rows), lidb, device = people(sd, cfg), LiDB(sd, cfg.a, cfg.b), sd.unet.conv_in.weight.device
+    if z.shape[-1] % 8:
+        raise UserError(f"--size {cfg.size}: the hypernetwork cuts a picture into 8 x 8 patches; a multiple of {8 * sd.vae.factor}, please")
+    theta = found_thetas(cfg, lidb, rows).float() if cfg.beta else None
+    rows = list(rows.values())
+    torch.manual_seed(cfg.seed)
+    network = Hypernetwork(len(lidb.layers), cfg.a + cfg.b, z.shape[1], z.shape[2], iterations=cfg.iterations).to(device)
+    weights = {"hypernetwork": [*network.parameters()]}
+    optimizer = torch.optim.AdamW(weights["hypernetwork"], lr=cfg.lr, weight_decay=0.01, fused=True)
+    state, first = Path(cfg.out) / "state.safetensors", 0
+    if cfg.resume and state.exists():
+        first = load_state(state, weights, optimizer, settings=settings(cfg))["step"]
+    for step in range(first, cfg.steps):
+        chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)  # a step's chance is its own: resuming needs no more
+        who = torch.randint(len(rows), (cfg.batch_size,), generator=chance).tolist()
+        seen, drawn = (z[take([rows[i] for i in who], chance)] for _ in range(2))
+        guess = network(seen)
+        lidb.added = [lidb.factors(guess)]
+        with precision(sd, cfg):
+            words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(who))
+            noise = noise_loss(sd, drawn, words, chance)
+        distance = F.mse_loss(guess, theta[who].to(guess)) if cfg.beta else torch.zeros(())
+        loss = noise + cfg.beta * distance                                                 # alpha = 1
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(weights["hypernetwork"], 1.0)
+        if not (loss.isfinite() and norm.isfinite()):
+            kept = f"{state} has the last good state" if state.exists() else "nothing was saved yet"
+            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr; {kept}")
+        for group in optimizer.param_groups:  # up over the first 500 steps, down over the second half
+            group["lr"] = cfg.lr * min(1, (step + 1) / 500, 2 * (cfg.steps - step) / cfg.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
+            save_state(state, weights, optimizer, step=step + 1, settings=settings(cfg))
+        yield sd, {"step": step + 1, "of": cfg.steps, "loss": loss.item(), "noise": noise.item(), "distance": distance.item()}
+    network.save(Path(cfg.out) / "hypernetwork.safetensors", cfg, lidb)
+
+
+# === 3. one person ====================================================================================================
+
+def predicted(sd, cfg, lidb, photo):
+    """theta of the hypernetwork for one picture, (layers, a + b); from a person's own file; or 0 without either."""
+    device, path = sd.unet.conv_in.weight.device, Path(cfg.hypernetwork or HYPERNETWORK)
+    if cfg.hypernetwork == "none":
+        return torch.zeros(len(lidb.layers), cfg.a + cfg.b, device=device)
+    if not cfg.hypernetwork and cfg.model != TINY:
+        raise UserError("--hypernetwork is missing: train one (--task optimise, then --task learn), or go without: --hypernetwork none")
+    if not path.exists():
+        raise UserError(f"--hypernetwork {path}: there is no such file")
+    tensors, about = load_tensors(path)
+    if "theta" in tensors:
+        check_purpose(path, about, cfg, lidb)
+        return tensors["theta"].to(device)
+    network, z = Hypernetwork.load(path, cfg, lidb).to(device), encode(sd, cfg, [square(photo, cfg.size)])[0]
+    if network.config["side"] != z.shape[-1]:
+        raise UserError(f"{path} looks at pictures of {network.config['side'] * sd.vae.factor} pixels, not --size {cfg.size}")
+    with torch.no_grad():
+        return network(z * sd.vae.config.scaling_factor)[0]
+
+
+def train(cfg):
+    """Fast finetuning. Yields (sd, log), first with the hypernetwork's weights alone, then after every step. sd draws as the model does at
+    that moment, though the changes stand beside its weights; log has the step and the loss; the first one has the settled Config, the photo, the LiDB, theta and the LoRA."""
+    device = pick_device(cfg.device)
+    sd = StableDiffusion.from_pretrained(cfg.model, device)
+    cfg = settle(cfg, sd)
+    photo = open_picture(cfg.images) if Path(cfg.images).is_file() else load_pictures(cfg.images)[0]
+    Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    for part in (sd.unet, sd.text, sd.vae):
+        part.requires_grad_(False)
+    lidb = LiDB(sd, cfg.a, cfg.b)
+    theta = predicted(sd, cfg, lidb, photo)
+    chance = torch.Generator().manual_seed(cfg.seed)
+    lora = {name: (torch.randn(layer.in_features, cfg.rank, generator=chance).div(layer.in_features ** 0.5).to(device).requires_grad_(True),
+                   torch.zeros(cfg.rank, layer.out_features, device=device, requires_grad=True)) for name, layer in lidb.layers.items()}
+    lidb.added = [lidb.factors(theta), lora]
+    yield sd, {"step": 0, "cfg": cfg, "photo": photo, "lidb": lidb, "theta": theta, "lora": lora}
+
+    mean, std = encode(sd, cfg, [square(photo, cfg.size)])                                 # (1, 4, y, x) each
+    trained = [factor for pair in lora.values() for factor in pair]
+    optimizer = torch.optim.AdamW(trained, lr=cfg.lr)
+    sd.unet.checkpointing = large(sd)
+    for step in range(cfg.steps):
+        z = (mean + std * torch.randn(cfg.batch_size, *mean.shape[1:], generator=chance).to(mean)) * sd.vae.config.scaling_factor
+        with precision(sd, cfg):
+            words = sd.read([f"a {cfg.token} {cfg.class_name}"]).expand(cfg.batch_size, -1, -1)
+            loss = noise_loss(sd, z, words, chance)
+        loss.backward()
+        if not loss.isfinite():  # before the step: nothing has been touched by it
+            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr")
+        optimizer.step()
+        optimizer.zero_grad()
+        yield sd, {"step": step + 1, "loss": loss.item()}
+    sd.unet.checkpointing = False
+
+
+# === the result =======================================================================================================
+
+def save_lora(added, path):
+    """All that is added to the layers as one LoRA file, in kohya's names, which A1111, ComfyUI and diffusers read."""
+    tensors = {}
+    for name in added[0]:
+        stem = name.replace("unet.", "lora_unet_", 1).replace("text_encoder.", "lora_te_", 1).replace(".", "_")
+        down = torch.cat([factors[name][0].T for factors in added])                        # (r, n)
+        up = torch.cat([factors[name][1].T for factors in added], dim=1)                   # (m, r)
+        tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": torch.tensor(float(len(down)))}
+    save_tensors(tensors, path)
+
+
+def pictures(sd, cfg):
+    """{prompt: pictures}: the questions of PROMPTS about the person, then the person by itself."""
+    prompts = [*(p.format(f"{cfg.token} {cfg.class_name}") for p in PROMPTS), f"a {cfg.token} {cfg.class_name}"]
+    images = 3 if cfg.size < 256 else 1
+    how = dict(images=images, steps=cfg.sampling_steps, guidance=cfg.guidance, sampler="dpm++", seed=cfg.seed, size=cfg.size)
+    drawn = [sd.sample(prompt, **how) for prompt in tqdm(prompts, "pictures", disable=not sys.stderr.isatty(), leave=False)]
+    return dict(zip(prompts, drawn))
+
+
+def personalise(cfg):
+    for sd, log in train(cfg):
+        if log["step"] == 0:
+            cfg, photo, lidb, theta = log["cfg"], log["photo"], log["lidb"], log["theta"]
+            print(f"hyperdreambooth: one picture of a {cfg.class_name} | LiDB: {theta.numel():,} numbers in {len(lidb.layers)} layers, "
+                  f"hypernetwork: {cfg.hypernetwork or HYPERNETWORK.name} | finetuning a LoRA of rank {cfg.rank} | {theta.device}", flush=True)
+            everything, lidb.added = lidb.added, []
+            with precision(sd, cfg):
+                before = pictures(sd, cfg)
+                lidb.added = everything
+                guessed = pictures(sd, cfg)
+        elif log["step"] % 10 == 0:
+            print(f"step {log['step']:3d}/{cfg.steps}  loss {log['loss']:.4f}", flush=True)
+    with precision(sd, cfg):
+        after = pictures(sd, cfg)
+    out = Path(cfg.out)
+    save_tensors({"theta": theta}, out / "lidb.safetensors", {"purpose": json.dumps(purpose(cfg, lidb))})
+    save_lora(lidb.added, out / "pytorch_lora_weights.safetensors")
+    rows = [("the picture", [square(photo, cfg.size)])]
+    rows += [(f'"{prompt}"     before  |  the hypernetwork alone  |  and finetuning', before[prompt] + [None] + guessed[prompt] + [None] + after[prompt])
+             for prompt in before]
+    sheet(rows).save(out / "before_after.png")
+    print(f"the weights: {out / 'pytorch_lora_weights.safetensors'}\nthe picture: {out / 'before_after.png'}")
+
+
+def main(cfg):
+    if cfg.task == "personalise":
+        return personalise(cfg)
+    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device))
+    cfg, mean, result = settle(cfg, sd), {}, {"optimise": "theta", "learn": "hypernetwork.safetensors"}[cfg.task]
+    for part in (sd.unet, sd.text, sd.vae):
+        part.requires_grad_(False)
+    sd.unet.checkpointing = large(sd)
+    for i, (_, log) in enumerate({"optimise": optimise, "learn": learn}[cfg.task](sd, cfg)):
+        mean = {k: 0.99 * mean.get(k, v) + 0.01 * v for k, v in log.items()}
+        if i % 100 == 99:
+            print(f"{log['step']:7d}/{log['of']}  " + "  ".join(f"{k} {mean[k]:.4f}" for k in mean if k not in ("step", "of")), flush=True)
+    print(f"done: {Path(cfg.out) / result}")
+
+
+# --- the same in every method script (tests/test_truth.py) ------------------------------------------------------------
+
+def parse_config():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for f in fields(Config):  # every field of Config is a flag with its type and default
+        kind = dict(action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type)
+        text = "by the model's size" if f.default is None else str(f.default)
+        p.add_argument("--" + f.name.replace("_", "-"), default=f.default, help=f"default: {text}", **kind)
+    return Config(**vars(p.parse_args()))
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse_config()))

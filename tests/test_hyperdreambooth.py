@@ -1,0 +1,330 @@
+"""HyperDreamBooth: LiDB's size and frozen directions, weights of one's own in a batch, the exported LoRA, resuming, and that it learns."""
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, last, same, weights
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from checkpoint import UserError
+from clip_text import CLIPText
+from hyperdreambooth import (Config, Hypernetwork, LiDB, adapted, found_thetas, learn, noise_loss, optimise, orthogonal, people, save_lora,
+                             settle, train)
+from stable_diffusion import StableDiffusion
+from tiny_unet import UNet
+
+
+@pytest.fixture
+def cfg(sd15_folder, photos, tmp_path):
+    return Config(model=str(sd15_folder), images=str(photos / "0.png"), class_name="face", hypernetwork="none", steps=3, lr=1e-2,
+                  batch_size=2, sampling_steps=2, save_every=2, size=64, a=8, b=6, out=str(tmp_path / "out"))
+
+
+@pytest.fixture
+def crowd(tmp_path):
+    """Three people, the first in two pictures."""
+    folder = tmp_path / "crowd"
+    folder.mkdir()
+    for i, name in enumerate(("anna_1", "anna_2", "ben_1", "cleo")):
+        Image.effect_noise((64 + i, 70), 60).convert("RGB").save(folder / f"{name}.png")
+    return folder
+
+
+def opened(cfg):
+    sd = StableDiffusion.from_pretrained(cfg.model)
+    for part in (sd.unet, sd.text, sd.vae):
+        part.requires_grad_(False)
+    return sd, LiDB(sd, cfg.a, cfg.b)
+
+
+# === LiDB =============================================================================================================
+
+def test_on_stable_diffusion_lidb_has_the_papers_size():
+    """On the public shapes, without weights. The figure in the paper: LoRA 386k numbers, 1.6 MB; LiDB 28k, 120 KB."""
+    with torch.device("meta"):
+        sd = SimpleNamespace(unet=UNet(), text=CLIPText())
+    layers = adapted(sd)
+    assert len(layers) == 192 and all(isinstance(layer, torch.nn.Linear) for layer in layers.values())
+    assert sum(layer.in_features + layer.out_features for layer in layers.values()) == 385_344
+    assert len(layers) * (100 + 50) == 28_800 and 4 * 28_800 == 115_200
+
+
+def test_the_frozen_directions_are_orthogonal_and_their_seed_is_enough(cfg):
+    _, one = opened(cfg)
+    _, other = opened(cfg)
+    sd, _ = opened(cfg)
+    changed = LiDB(sd, cfg.a, cfg.b, seed=1)
+    for (A, B), (A2, B2), (A3, _) in zip(one.aux, other.aux, changed.aux):
+        assert torch.equal(A, A2) and torch.equal(B, B2) and not torch.equal(A, A3)
+        assert torch.allclose(A.T @ A, torch.eye(cfg.a), atol=1e-6) and torch.allclose(B @ B.T, torch.eye(cfg.b), atol=1e-6)
+    q = orthogonal(5, 2, torch.Generator().manual_seed(0))
+    assert [round(x, 5) for x in q[:, 0].tolist()] == FIRST_COLUMN
+
+
+FIRST_COLUMN = [0.51429, -0.72715, -0.36195, 0.13461, -0.24005]  # if torch's chance or QR ever change, every saved theta is lost
+
+
+def test_theta_zero_changes_nothing_and_is_not_stuck(cfg):
+    """At the start A is not zero, so that B has a gradient; and so has the hypernetwork through it."""
+    sd, lidb = opened(cfg)
+    z, words = torch.randn(2, 4, 8, 8), sd.read(["a sks face"] * 2)
+    plain = sd.unet(z, torch.tensor([10, 500]), words)
+    network = Hypernetwork(len(lidb.layers), cfg.a + cfg.b, 4, 8)
+    guess = network(z)
+    lidb.added = [lidb.factors(torch.zeros_like(guess))]
+    assert torch.equal(sd.unet(z, torch.tensor([10, 500]), words), plain)
+    lidb.added = [lidb.factors(guess)]
+    assert (sd.unet(z, torch.tensor([10, 500]), words) - plain).norm() < 0.05 * plain.norm()
+    noise_loss(sd, z, sd.read(["a sks face"] * 2), torch.Generator().manual_seed(0)).backward()
+    assert all(p.grad.abs().max() > 0 for p in network.parameters())
+
+
+def test_in_a_batch_everyone_has_weights_of_their_own(cfg):
+    sd, lidb = opened(cfg)
+    theta, z, t = 0.5 * torch.randn(3, len(lidb.layers), cfg.a + cfg.b), torch.randn(3, 4, 8, 8), torch.tensor([3, 300, 900])
+
+    def output(theta, rows):
+        lidb.added = [lidb.factors(theta)]
+        return sd.unet(z[rows], t[rows], sd.read(["a sks face"] * len(z[rows])))
+
+    together = output(theta, slice(None))
+    for i in range(3):
+        assert torch.allclose(output(theta[i], slice(i, i + 1)), together[i:i + 1], atol=1e-5)
+    assert (output(theta[0], slice(1, 2)) - together[1:2]).abs().max() > 1e-3
+
+
+def test_what_is_added_is_a_product_of_rank_one_in_the_frozen_directions(cfg):
+    _, lidb = opened(cfg)
+    theta = torch.randn(len(lidb.layers), cfg.a + cfg.b)
+    for (A, B), (A_aux, B_aux), row in zip(lidb.factors(theta).values(), lidb.aux, theta):
+        assert torch.allclose(A @ B, A_aux @ (row[:cfg.a, None] + cfg.a ** -0.5) @ row[None, cfg.a:] @ B_aux, atol=1e-6)
+        assert torch.linalg.matrix_rank(A @ B) == 1
+
+
+# === one person =======================================================================================================
+
+def test_finetuning_moves_the_lora_and_nothing_of_the_model(cfg):
+    before = weights(StableDiffusion.from_pretrained(cfg.model))
+    for sd, log in train(cfg):
+        if log["step"] == 0:
+            lora, theta, untouched = log["lora"], log["theta"].clone(), {n: A.detach().clone() for n, (A, _) in log["lora"].items()}
+            assert all((B == 0).all() for _, B in lora.values())
+    assert same(before, weights(sd)) and torch.equal(theta, torch.zeros_like(theta))
+    for name, (A, B) in lora.items():  # in the middle of this small UNet there is one position: what it asks of itself makes no difference
+        assert "mid_block.attentions.0.transformer_blocks.0.attn1" in name or B.abs().max() > 0 and not torch.equal(A, untouched[name]), name
+
+
+def test_merged_factored_and_exported_agree(cfg, tmp_path):
+    """The same change three ways: beside the layers, read back from the LoRA file into the weights, and by hand."""
+    for sd, log in train(cfg):
+        if log["step"] == 0:
+            lidb = log["lidb"]
+            lidb.added[0] = lidb.factors(0.3 * torch.randn(log["theta"].shape, generator=torch.Generator().manual_seed(1)))
+    factored = sd.sample("a sks face", steps=3, images=2)
+    save_lora(lidb.added, tmp_path / "lora.safetensors")
+    merged = StableDiffusion.from_pretrained(cfg.model)
+    plain = merged.sample("a sks face", steps=3, images=2)
+    merged.load_lora(tmp_path / "lora.safetensors")
+    for name, layer in adapted(merged).items():
+        by_hand = lidb.layers[name].weight + sum(A @ B for A, B in (added[name] for added in lidb.added)).T
+        assert torch.allclose(layer.weight, by_hand, atol=1e-6)
+    for one, other, without in zip(factored, merged.sample("a sks face", steps=3, images=2), plain):
+        assert pixels(one, other) <= 1 < pixels(one, without)
+    merged.load_lora(tmp_path / "lora.safetensors", strength=-1)
+    assert max((a - b).abs().max() for a, b in zip(weights(merged).values(), weights(StableDiffusion.from_pretrained(cfg.model)).values())) < 1e-6
+
+
+def pixels(a, b):
+    return max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes()))
+
+
+def pipeline(cfg):
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    pipe = StableDiffusionPipeline.from_pretrained(cfg.model)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    return pipe
+
+
+def test_the_command_leaves_a_lora_that_diffusers_opens_and_draws_alike(cfg, tmp_path):
+    ended = subprocess.run([sys.executable, "hyperdreambooth.py", "--model", cfg.model, "--images", cfg.images, "--class-name", "face", "--a", "8",
+                            "--b", "6", "--hypernetwork", "none", "--lr", "0.1", "--steps", "3", "--sampling-steps", "2", "--out", cfg.out],
+                           cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert Image.open(tmp_path / "out" / "before_after.png").width > 300
+    pipe = pipeline(cfg)
+    pipe.load_lora_weights(tmp_path / "out" / "pytorch_lora_weights.safetensors")
+    theirs = pipe("a sks face", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
+    sd = StableDiffusion.from_pretrained(cfg.model)
+    assert pixels(sd.sample("a sks face", steps=4)[0], theirs) > 1
+    sd.load_lora(tmp_path / "out" / "pytorch_lora_weights.safetensors")
+    assert pixels(sd.sample("a sks face", steps=4)[0], theirs) <= 1
+    assert load_file(tmp_path / "out" / "lidb.safetensors")["theta"].shape == (len(adapted(sd)), 14)
+
+
+def test_loras_that_peft_made_are_read(cfg, tmp_path):
+    """Peft's names as diffusers writes them, with the text encoder, against the picture that diffusers makes with them."""
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+    torch.manual_seed(0)
+    pipe = pipeline(cfg)
+    pipe.unet.add_adapter(LoraConfig(r=3, lora_alpha=3, init_lora_weights="gaussian", target_modules=["to_q", "to_out.0", "conv1", "proj_in"]))
+    pipe.text_encoder.add_adapter(LoraConfig(r=3, lora_alpha=3, target_modules=["q_proj", "fc1"]))
+    for name, p in [*pipe.unet.named_parameters(), *pipe.text_encoder.named_parameters()]:
+        if "lora" in name:
+            p.data = 0.1 * torch.randn(p.shape)
+    StableDiffusionPipeline.save_lora_weights(tmp_path, get_peft_model_state_dict(pipe.unet), get_peft_model_state_dict(pipe.text_encoder))
+    theirs = pipe("a cat", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
+    sd = StableDiffusion.from_pretrained(cfg.model)
+    assert pixels(sd.sample("a cat", steps=4)[0], theirs) > 1
+    sd.load_lora(tmp_path / "pytorch_lora_weights.safetensors")
+    assert pixels(sd.sample("a cat", steps=4)[0], theirs) <= 1
+
+
+Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+
+
+@pytest.mark.parametrize("names, about", [
+    ((f"lora_{Q.replace('.', '_')}.lora_down.weight", f"lora_{Q.replace('.', '_')}.lora_up.weight", f"lora_{Q.replace('.', '_')}.alpha"), {}),
+    ((f"{Q}.lora.down.weight", f"{Q}.lora.up.weight"), {}),
+    ((Q.replace(".to_k", ".processor.to_k_lora.down.weight"), Q.replace(".to_k", ".processor.to_k_lora.up.weight")), {}),
+    ((f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"),
+     {"lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": 1, "unet.target_modules": ["attn2.to_k"]}'})])
+def test_every_spelling_means_what_it_means_to_diffusers(cfg, tmp_path, names, about):
+    """One layer, rank 2; alpha is 1 where the file can say so, else as good as 2."""
+    tensors = (torch.randn(2, 32), torch.randn(64, 2), torch.tensor(1.0))
+    save_file(dict(zip(names, tensors)), tmp_path / "lora.safetensors", {"format": "pt"} | about)
+    pipe, sd = pipeline(cfg), StableDiffusion.from_pretrained(cfg.model)
+    pipe.load_lora_weights(tmp_path / "lora.safetensors")
+    pipe.fuse_lora()
+    sd.load_lora(tmp_path / "lora.safetensors")
+    theirs = pipe.unet.get_submodule(Q.removeprefix("unet.")).base_layer.weight
+    layer, plain = adapted(sd)[Q].weight, adapted(StableDiffusion.from_pretrained(cfg.model))[Q].weight
+    assert torch.allclose(layer, theirs, atol=1e-6) and not torch.allclose(layer, plain, atol=0.1)
+
+
+def test_a_lora_that_does_not_fit_changes_nothing(cfg, tmp_path):
+    sd = StableDiffusion.from_pretrained(cfg.model)
+    before, good = weights(sd), {f"{Q}.lora_A.weight": torch.randn(2, 32), f"{Q}.lora_B.weight": torch.randn(64, 2)}
+    other = Q.replace("to_k", "to_v")
+    for more, message in (({f"{other}.lora_A.weight": torch.randn(2, 32)}, "does not fit"), ({"unet.nothing.lora_A.weight": torch.randn(2, 32)}, "no layer"),
+                          ({f"{other}.lora_A.weight": torch.randn(2, 32), f"{other}.lora_B.weight": torch.randn(64, 3)}, "does not fit")):
+        save_file(good | more, tmp_path / "lora.safetensors")
+        with pytest.raises(UserError, match=message):
+            sd.load_lora(tmp_path / "lora.safetensors")
+    assert same(before, weights(sd))
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(task="teach"), "--task teach"), (dict(class_name=""), "--class-name"), (dict(rank=0), "--rank 0"), (dict(steps=-1), "--steps -1"),
+    (dict(hypernetwork=""), "--hypernetwork is missing"), (dict(hypernetwork="no.safetensors"), "no such file"), (dict(a=99), "--a 99"),
+    (dict(images="nowhere"), "nowhere"), (dict(size=60), "--size 60"), (dict(task="learn", images=""), "many people")])
+def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        next(train(replace(cfg, **change)))
+    assert "\n" not in str(error.value)
+
+
+# === many people ======================================================================================================
+
+def test_pictures_of_one_person_are_told_by_their_names(cfg, crowd):
+    sd, _ = opened(cfg)
+    z, rows = people(sd, settle(replace(cfg, task="learn", images=str(crowd)), sd))
+    assert z.shape == (4, 4, 8, 8) and rows == {"anna": [0, 1], "ben": [2], "cleo": [3]}
+    with pytest.raises(UserError, match="0 pictures of 0 people"):
+        people(sd, replace(cfg, images=str(crowd / "anna_1.png")))
+
+
+def many(cfg, crowd, tmp_path, task, out, stop=None, **change):
+    """One of the two long tasks, in a folder of its own, until the end or step `stop`."""
+    sd, _ = opened(cfg)
+    (tmp_path / out).mkdir(exist_ok=True)
+    one = settle(replace(cfg, task=task, images=str(crowd), out=str(tmp_path / out), **change), sd)
+    for i, _ in enumerate({"optimise": optimise, "learn": learn}[task](sd, one), 1):
+        if i == stop:
+            break
+    return {path.name: load_file(path) for path in tmp_path.glob(f"{out}/theta/*.safetensors")}
+
+
+def test_everyone_gets_a_theta_and_a_stopped_run_goes_on(cfg, crowd, tmp_path):
+    whole = many(cfg, crowd, tmp_path, "optimise", "a")
+    assert {file: [*thetas] for file, thetas in whole.items()} == {"000000.safetensors": ["anna", "ben"], "000002.safetensors": ["cleo"]}
+    assert all(t.shape == (152, 14) and (t != 0).any(1).float().mean() > 0.9 for thetas in whole.values() for t in thetas.values())
+    assert len(many(cfg, crowd, tmp_path, "optimise", "b", stop=4)) == 1
+    for file, thetas in many(cfg, crowd, tmp_path, "optimise", "b", resume=True).items():
+        assert same(thetas, whole[file])
+    with pytest.raises(UserError, match="other people or other settings"):
+        many(cfg, crowd, tmp_path, "optimise", "b", resume=True, lr=0.5)
+    _, lidb = opened(cfg)
+    one = replace(cfg, out=str(tmp_path / "a"))
+    assert torch.equal(found_thetas(one, lidb, ["cleo", "anna"])[1], whole["000000.safetensors"]["anna"])
+    for wrong, names, message in ((one, ["dora"], "none for 1 people"), (replace(one, token="zwx"), ["anna"], "token sks, not zwx")):
+        with pytest.raises(UserError, match=message):
+            found_thetas(wrong, lidb, names)
+
+
+def test_a_persons_gradient_is_what_it_would_be_alone(cfg):
+    """In a batch of three, theta of one gets from the summed loss what it gets from its own."""
+    sd, lidb = opened(cfg)
+    theta, z, g = 0.1 * torch.randn(3, len(lidb.layers), cfg.a + cfg.b), torch.randn(3, 4, 8, 8), torch.Generator()
+
+    def gradient(theta, z, noise):
+        theta = theta.clone().requires_grad_(True)
+        lidb.added = [lidb.factors(theta)]
+        output = sd.unet(z, torch.full((len(z),), 300), sd.read(["a sks face"] * len(z)))
+        ((output - noise) ** 2).sum().backward()
+        return theta.grad
+    noise = torch.randn(3, 4, 8, 8)
+    together = gradient(theta, z, noise)
+    alone = torch.cat([gradient(theta[i:i + 1], z[i:i + 1], noise[i:i + 1]) for i in range(3)])
+    assert torch.allclose(together, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_checkpointing_gives_the_same_gradients(cfg):
+    """Recomputed layers add what they added the first time."""
+    found = []
+    for checkpointing in (False, True):
+        sd, lidb = opened(cfg)
+        sd.unet.checkpointing = checkpointing
+        theta = torch.full((2, len(lidb.layers), cfg.a + cfg.b), 0.1, requires_grad=True)
+        lidb.added = [lidb.factors(theta)]
+        z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+        noise_loss(sd, z, sd.read(["a sks face"] * 2), torch.Generator().manual_seed(1)).backward()
+        found.append(theta.grad)
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-8) and found[0].abs().max() > 0
+
+
+def test_a_killed_training_of_the_hypernetwork_resumes_to_the_same_bits(cfg, crowd, tmp_path):
+    many(cfg, crowd, tmp_path, "optimise", "a")
+    many(cfg, crowd, tmp_path, "optimise", "b")
+    many(cfg, crowd, tmp_path, "learn", "a", steps=5)
+    many(cfg, crowd, tmp_path, "learn", "b", steps=5, stop=4)
+    many(cfg, crowd, tmp_path, "learn", "b", steps=5, resume=True)
+    file = "hypernetwork.safetensors"
+    assert same(load_file(tmp_path / "a" / file), load_file(tmp_path / "b" / file))
+
+
+def test_the_weight_loss_draws_the_guess_to_everyones_theta(cfg, crowd, tmp_path):
+    """With beta alone deciding, the distance falls; and without the thetas it is refused."""
+    with pytest.raises(UserError, match="--task optimise finds them"):
+        many(cfg, crowd, tmp_path, "learn", "a")
+    many(cfg, crowd, tmp_path, "optimise", "a", steps=10)
+    sd, _ = opened(cfg)
+    one = settle(replace(cfg, task="learn", images=str(crowd), out=str(tmp_path / "a"), beta=1e4, steps=60, lr=1e-3), sd)
+    distances = [log["distance"] for _, log in learn(sd, one)]
+    assert sum(distances[-5:]) < 0.7 * sum(distances[:5])
+
+
+def test_a_hypernetwork_is_only_used_for_what_it_is_for(cfg, crowd, tmp_path):
+    many(cfg, crowd, tmp_path, "learn", "a", beta=0.0, steps=1)
+    one = replace(cfg, hypernetwork=str(tmp_path / "a" / "hypernetwork.safetensors"))
+    _, log = next(train(one))
+    assert log["theta"].shape == (152, 14) and log["theta"].abs().max() > 0
+    for change, message in ((dict(token="zwx"), "token sks, not zwx"), (dict(a=7), "a 8, not 7"), (dict(size=128), "pictures of 64 pixels")):
+        with pytest.raises(UserError, match=message):
+            next(train(replace(one, **change)))
