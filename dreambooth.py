@@ -10,9 +10,8 @@ pictures of "a photo of a dog" that it drew itself before training. With x the s
     loss = E |eps - eps_theta(x_t, t, "a photo of a sks dog")|^2                          the subject
          + lambda * E |eps' - eps_theta(x_pr_t', t', "a photo of a dog")|^2               prior preservation   (eq. 2)
 
-    trained   the UNet (Stable Diffusion: 859,520,964 numbers; tiny world: about 7 million); with --train-text-encoder the
-              text encoder too
-    frozen    the VAE, the text encoder
+    trained   the UNet (Stable Diffusion: 859,520,964 numbers; tiny world: 6 million) and, if wanted, the text encoder
+    frozen    the VAE
 
 Follows the paper: all UNet weights; a rare identifier before the class noun; lambda = 1; class pictures by the ancestral
 sampler (ddpm) from the frozen model, with their own noise and t. Simplified: eps (or v) in place of the paper's x, as
@@ -45,7 +44,7 @@ class Config:
     batch_size: int = None            # subject pictures a step; as many class pictures come on top
     prior_weight: float = 1.0         # lambda of eq. 2; 0 turns prior preservation off, and every dog becomes this dog
     class_images: int = None          # drawn before training, never more than the steps can use
-    train_text_encoder: bool = False  # more likeness for faces, more memory, easier to overdo
+    train_text_encoder: bool = None   # more likeness, above all in new places; more memory, easier to overdo
     random_crop: bool = False         # another crop each step in place of the middle; latents cannot be kept then
     size: int = None                  # side of the pictures in pixels; None: what the model was trained on
     sampling_steps: int = None        # for the class pictures and those before and after
@@ -59,13 +58,14 @@ class Config:
 
 
 SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
-    "steps":            (300,        800),
-    "lr":               (5e-4,       2e-6),
-    "batch_size":       (4,          1),
-    "class_images":     (64,         200),
-    "sampling_steps":   (25,         25),
-    "guidance":         (4.0,        7.5),
-    "save_every":       (100,        400),
+    "steps":               (300,    800),
+    "lr":                  (4e-4,   2e-6),
+    "train_text_encoder":  (True,   False),
+    "batch_size":          (4,      1),
+    "class_images":        (64,     200),
+    "sampling_steps":      (25,     25),
+    "guidance":            (4.0,    7.5),
+    "save_every":          (100,    400),
 }
 
 # What the result must be able to do: another place, another property, an accessory. Three prompts of the paper's benchmark.
