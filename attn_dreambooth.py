@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from checkpoint import UserError, load_state, read_progress, save_state, save_tensors
+from checkpoint import UserError, load_state, read_state, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, sheet
 
@@ -221,7 +221,7 @@ def train(cfg):
     everything = {"v": [v], "unet": [*unet.values()]}
     sd.unet.checkpointing = large(sd)
     state = Path(cfg.out) / "state.safetensors"
-    saved = read_progress(state) if cfg.resume and state.exists() else None
+    saved = read_state(state, only_progress=True)[1] if cfg.resume and state.exists() else None
 
     for stage, steps, lr, batch_size, lambda_mean, lambda_var in plan(cfg, sd):
         if saved and stage < saved["stage"]:

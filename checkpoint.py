@@ -250,33 +250,29 @@ def save_state(path, weights, optimizer, **progress):
     save_tensors(tensors, path, {name: json.dumps(value) for name, value in progress.items()})
 
 
-def load_tensors(path, advice=""):
+def load_tensors(path, advice="", only_metadata=False):
     """What save_tensors wrote: the tensors and the metadata."""
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            return {} if only_metadata else {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or cut short ({error}){advice}") from None
 
 
-def read_progress(path):
-    """The numbers that save_state saved, without the tensors."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: json.loads(value) for name, value in file.metadata().items() if name != "format"}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}): leave out --resume") from None
+def read_state(path, only_progress=False):
+    """What save_state wrote: the tensors and the numbers; of a large state only the numbers, if no more is wanted."""
+    tensors, about = load_tensors(path, ": leave out --resume", only_progress)
+    return tensors, {name: json.loads(value) for name, value in about.items() if name != "format"}
 
 
 def load_state(path, weights, optimizer, **expected):
     """Puts a saved state back in place and returns what was saved with it. Whatever is in `expected` must be as it was."""
-    progress = read_progress(path)
+    (tensors, progress), moments = read_state(path), {}
     for name, value in expected.items():
         then = progress.get(name)
         if then != value:
             changed = [k for k in value if then.get(k) != value[k]] if isinstance(then, dict) and isinstance(value, dict) else [name]
             raise UserError(f"{path} was made with other settings ({', '.join(changed)}): give the same ones, or leave out --resume")
-    tensors, moments = load_tensors(path, ": leave out --resume")[0], {}
     for name, t in tensors.items():
         if name.startswith("adam."):
             _, i, moment = name.split(".")

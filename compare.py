@@ -68,12 +68,13 @@ def mean_product(a, b):
     return (a @ b.T).mean().item()
 
 
-def ends_of_the_scale(judge, name):
-    """What the judge makes of photos of the subject beside 24 others of its class, and of the photos beside one another."""
-    v, (cls, seed, _) = judge.vectors(load_pictures(SUBJECTS / name)), WHO[name]
-    rng = np.random.default_rng(8)
-    others = [Scene(random_identity(500 + i, cls), str(rng.choice(PLACES)), pose=random_pose(rng), seed=i) for i in range(24)]
-    return mean_product(v, judge.vectors([draw(scene) for scene in others])), (v @ v.T)[~torch.eye(len(v), dtype=torch.bool)].mean().item()
+def scale(judge, name):
+    """The scale of likeness for a subject: the vectors of its photos, and what the judge makes of them beside 24 others of the class (0)
+    and beside one another (1)."""
+    v, rng = judge.vectors(load_pictures(SUBJECTS / name)), np.random.default_rng(8)
+    others = [Scene(random_identity(500 + i, WHO[name][0]), str(rng.choice(PLACES)), pose=random_pose(rng), seed=i) for i in range(24)]
+    same = (v @ v.T)[~torch.eye(len(v), dtype=torch.bool)].mean().item()
+    return v, mean_product(v, judge.vectors([draw(scene) for scene in others])), same
 
 
 def learned(script, change, name, out):
@@ -86,15 +87,15 @@ def learned(script, change, name, out):
     return sd, time.time() - start
 
 
-def measure(judge, sd, noun, name, images=2):
-    """likeness, obedience, and the pictures {prompt: [...]}."""
-    asked, photos, cls = questions(name), judge.vectors(load_pictures(SUBJECTS / name)), WHO[name][0]
+def measure(judge, sd, noun, name, photos, other, same, images=2):
+    """likeness, on the subject's `scale`, obedience, and the pictures {prompt: [...]}."""
+    asked, cls = questions(name), WHO[name][0]
     prompts = [*PLAIN, *asked]
     drawn = sd.sample([p.format(noun) for p in prompts], images=images, steps=25, guidance=4.0, sampler="dpm++", seed=7)
     drawn = {prompt: drawn[i * images:(i + 1) * images] for i, prompt in enumerate(prompts)}
-    other, same = ends_of_the_scale(judge, name)
     alike = mean_product(judge.vectors([p for prompt in (*PLAIN, *NEW_PLACES.values()) for p in drawn[prompt]]), photos)
-    obeyed = [read["drawing"] and read["cls"] == cls and read[question] == right for prompt, (question, right) in asked.items() for read in judge.read(drawn[prompt])]
+    obeyed = [read["drawing"] and read["cls"] == cls and read[question] == right
+              for prompt, (question, right) in asked.items() for read in judge.read(drawn[prompt])]
     return (alike - other) / (same - other), sum(obeyed) / len(obeyed), drawn
 
 
@@ -109,18 +110,19 @@ AXES = {"likeness": lambda r: r["likeness"], "obedience": lambda r: r["obedience
 
 
 def table(results):
-    """results {subject: {experiment: {...}}} as Markdown: the means, then what each method has over the first one, subject by subject."""
-    rows, rng = {experiment: [r[experiment] for r in results.values()] for experiment in next(iter(results.values()))}, np.random.default_rng(0)
+    """results {subject: {experiment: {...}}} as Markdown: the means, then what each method has over DreamBooth, subject by subject."""
+    rng = np.random.default_rng(0)
+    rows = {experiment: [r[experiment] for r in results.values()] for experiment in next(iter(results.values()))}
     cell = lambda values, sign: f"{{:{sign}.2f}} ({{:{sign}.2f}} to {{:{sign}.2f}})".format(*interval(values, rng))
     lines = [f"| {len(results)} subjects | {' | '.join(AXES)} | seconds |", "|---|---|---|---|---|"]
     for experiment, found in rows.items():
         cells = [cell([axis(r) for r in found], "") for axis in AXES.values()]
         lines.append(f"| {experiment} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in found]):.0f} |")
-    pairs = [(one, other) for one in rows for other in rows if other == "DreamBooth" and one != other]
-    lines += ["", f"| the difference | {' | '.join(AXES)} |", "|---|---|---|---|"] if pairs else []
-    for one, other in pairs:
-        cells = [cell([axis(a) - axis(b) for a, b in zip(rows[one], rows[other])], "+") for axis in AXES.values()]
-        lines.append(f"| {one} - {other} | {' | '.join(cells)} |")
+    if reference := rows.pop("DreamBooth", None):
+        lines += ["", f"| the difference | {' | '.join(AXES)} |", "|---|---|---|---|"] if rows else []
+        for experiment, found in rows.items():
+            cells = [cell([axis(a) - axis(b) for a, b in zip(found, reference)], "+") for axis in AXES.values()]
+            lines.append(f"| {experiment} - DreamBooth | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -140,10 +142,11 @@ def main():
             continue
         prompts = ", ".join(prompt.format("...") for prompt in (*PLAIN, *questions(name)))
         rows, found = [(f"{name}: the photos; below, {prompts}", load_pictures(SUBJECTS / name))], {}
+        ends = scale(judge, name)
         for experiment in a.only:
             script, change, noun = EXPERIMENTS[experiment]
             sd, seconds = learned(script, change, name, str(out / "work"))
-            likeness, obedience, drawn = measure(judge, sd, noun.format(cls=WHO[name][0]), name)
+            likeness, obedience, drawn = measure(judge, sd, noun.format(cls=WHO[name][0]), name, *ends)
             found[experiment] = {"likeness": likeness, "obedience": obedience, "seconds": seconds}
             print(f"{name:10s} {experiment:22s} likeness {likeness:5.2f}  obedience {obedience:.2f}  {seconds:4.0f} s", flush=True)
             rows.append((f"{experiment}: likeness {likeness:.2f}, obedience {obedience:.2f}", [pictures[0] for pictures in drawn.values()]))

@@ -95,6 +95,20 @@ def altered(tmp_path):
     return copy
 
 
+def diffusers_pipeline(folder):
+    """The same folder in diffusers, with the sampler that ours has by default."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    return pipe
+
+
+def pixels(a, b):
+    """The largest difference of two pictures, in grey levels."""
+    return max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes()))
+
+
 # === training a small model ===========================================================================================
 
 @pytest.fixture

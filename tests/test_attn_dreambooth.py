@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT, held_out_error, last, same, weights
+from conftest import ROOT, diffusers_pipeline, held_out_error, last, pixels, same, weights
 from PIL import Image
 
 from attn_dreambooth import Config, attention_loss, augmented, gaze, plan, train
@@ -173,19 +173,16 @@ def test_the_photo_is_lit_where_it_looks(cfg, monkeypatch):
 
 
 def test_the_command_leaves_its_pictures_and_a_model_that_diffusers_draws_alike(cfg, tmp_path):
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
     ended = subprocess.run([sys.executable, "attn_dreambooth.py", "--model", cfg.model, "--images", cfg.images, "--class-name", "dog",
                             "--steps", "1", "--batch-size", "1", "--sampling-steps", "2", "--out", cfg.out],
                            cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     out = tmp_path / "out"
     assert Image.open(out / "before_after.png").width > 300 and Image.open(out / "attention.png").height > 500
-    pipe = StableDiffusionPipeline.from_pretrained(out / "model")
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe = diffusers_pipeline(out / "model")
     theirs = pipe("a <it> dog", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
     ours = StableDiffusion.from_pretrained(str(out / "model")).sample("a <it> dog", steps=4)[0]
-    assert max(abs(a - b) for a, b in zip(ours.tobytes(), theirs.tobytes())) <= 1
+    assert pixels(ours, theirs) <= 1
 
 
 def test_it_learns_in_every_stage(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 import dreambooth
 from checkpoint import UserError
-from conftest import ROOT, held_out_error, last, same, weights
+from conftest import ROOT, diffusers_pipeline, held_out_error, last, pixels, same, weights
 from dreambooth import Config, bind_token, class_latents, dreambooth_loss, settle, square, train
 from stable_diffusion import StableDiffusion
 
@@ -137,19 +137,16 @@ def test_bfloat16_computes_and_float32_keeps(cfg):
 
 
 def test_the_command_leaves_a_picture_and_a_model_that_diffusers_draws_alike(cfg, tmp_path):
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
     ended = subprocess.run([sys.executable, "dreambooth.py", "--model", cfg.model, "--images", cfg.images, "--class-name", "dog",
                             "--token", "<it>", "--steps", "2", "--class-images", "1", "--sampling-steps", "2", "--out", cfg.out],
                            cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     picture = ended.stdout.strip().splitlines()[-1].split(": ")[1]
     assert Image.open(ROOT / picture).width > 300
-    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "model")
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe = diffusers_pipeline(tmp_path / "out" / "model")
     theirs = pipe("a <it> dog", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
     ours = StableDiffusion.from_pretrained(str(tmp_path / "out" / "model")).sample("a <it> dog", steps=4)[0]
-    assert max(abs(a - b) for a, b in zip(ours.tobytes(), theirs.tobytes())) <= 1
+    assert pixels(ours, theirs) <= 1
     assert json.loads((tmp_path / "out" / "model" / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
 
 

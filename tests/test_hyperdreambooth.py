@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, last, same, weights
+from conftest import ROOT, diffusers_pipeline, last, pixels, same, weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -138,25 +138,13 @@ def test_merged_factored_and_exported_agree(cfg, tmp_path):
     assert max((a - b).abs().max() for a, b in zip(weights(merged).values(), weights(StableDiffusion.from_pretrained(cfg.model)).values())) < 1e-6
 
 
-def pixels(a, b):
-    return max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes()))
-
-
-def pipeline(cfg):
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-    pipe = StableDiffusionPipeline.from_pretrained(cfg.model)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    return pipe
-
-
 def test_the_command_leaves_a_lora_that_diffusers_opens_and_draws_alike(cfg, tmp_path):
     ended = subprocess.run([sys.executable, "hyperdreambooth.py", "--model", cfg.model, "--images", cfg.images, "--class-name", "face", "--a", "8",
                             "--b", "6", "--hypernetwork", "none", "--lr", "0.1", "--steps", "3", "--sampling-steps", "2", "--out", cfg.out],
                            cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert Image.open(tmp_path / "out" / "before_after.png").width > 300
-    pipe = pipeline(cfg)
+    pipe = diffusers_pipeline(cfg.model)
     pipe.load_lora_weights(tmp_path / "out" / "pytorch_lora_weights.safetensors")
     theirs = pipe("a sks face", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
     sd = StableDiffusion.from_pretrained(cfg.model)
@@ -172,7 +160,7 @@ def test_loras_that_peft_made_are_read(cfg, tmp_path):
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
     torch.manual_seed(0)
-    pipe = pipeline(cfg)
+    pipe = diffusers_pipeline(cfg.model)
     pipe.unet.add_adapter(LoraConfig(r=3, lora_alpha=3, init_lora_weights="gaussian", target_modules=["to_q", "to_out.0", "conv1", "proj_in"]))
     pipe.text_encoder.add_adapter(LoraConfig(r=3, lora_alpha=3, target_modules=["q_proj", "fc1"]))
     for name, p in [*pipe.unet.named_parameters(), *pipe.text_encoder.named_parameters()]:
@@ -199,7 +187,7 @@ def test_every_spelling_means_what_it_means_to_diffusers(cfg, tmp_path, names, a
     """One layer, rank 2; alpha is 1 where the file can say so, else as good as 2."""
     tensors = (torch.randn(2, 32), torch.randn(64, 2), torch.tensor(1.0))
     save_file(dict(zip(names, tensors)), tmp_path / "lora.safetensors", {"format": "pt"} | about)
-    pipe, sd = pipeline(cfg), StableDiffusion.from_pretrained(cfg.model)
+    pipe, sd = diffusers_pipeline(cfg.model), StableDiffusion.from_pretrained(cfg.model)
     pipe.load_lora_weights(tmp_path / "lora.safetensors")
     pipe.fuse_lora()
     sd.load_lora(tmp_path / "lora.safetensors")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, held_out_error, last, same, weights
+from conftest import ROOT, diffusers_pipeline, held_out_error, last, pixels, same, weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -110,12 +110,7 @@ def test_a_loss_that_is_no_number_stops_the_run(cfg):
                 sd.unet.conv_in.weight.data.fill_(float("nan"))
 
 
-def pixels(a, b):
-    return max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes()))
-
-
 def test_the_command_leaves_a_word_that_diffusers_opens_and_draws_alike(cfg, tmp_path):
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
     ended = subprocess.run([sys.executable, "textual_inversion.py", "--model", cfg.model, "--images", cfg.images, "--class-name", "dog",
                             "--vectors", "2", "--steps", "2", "--lr", "0.5", "--sampling-steps", "2", "--out", cfg.out],
                            cwd=ROOT, capture_output=True, text=True)
@@ -123,9 +118,7 @@ def test_the_command_leaves_a_word_that_diffusers_opens_and_draws_alike(cfg, tmp
     assert "nearest to vector 2: " in ended.stdout and Image.open(tmp_path / "out" / "before_after.png").width > 300
     path = tmp_path / "out" / "learned_embeds.safetensors"
     assert {n: t.shape for n, t in load_file(path).items()} == {"<it>": (2, 32)}
-    pipe = StableDiffusionPipeline.from_pretrained(cfg.model)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe = diffusers_pipeline(cfg.model)
     pipe.load_textual_inversion(path)
     theirs = pipe("a <it> in the snow", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
     sd = StableDiffusion.from_pretrained(cfg.model)

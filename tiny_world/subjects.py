@@ -6,13 +6,13 @@ In the spirit of the DreamBooth benchmark: four to six photos each, in various p
 pretraining never saw. A third (`rare`) wear a pattern that no picture of the pretraining has: what is not known yet has to
 be learned. None of the photos shows snow, night, a rug in a forest or water, so those places are new for every subject."""
 import argparse
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tiny_world import SUBJECTS
-from tiny_world.draw import draw
+from tiny_world.draw import draw, draw_all
 from tiny_world.world import CLASSES, CONTEXTS, HELD_OUT, Scene, random_identity, random_pose
 
 WHO = {  # name: (class, seed of the identity, rare)
@@ -40,17 +40,18 @@ def scenes(name):
             for place in places]
 
 
-def view(path, cls, seed, i):
-    """Photo number i of individual `seed`, saved as a file."""
+def view(cls, seed, i):
+    """The Scene of photo number i of individual `seed`."""
     rng = np.random.default_rng([3_141, seed, i])
-    draw(Scene(random_identity(seed, cls), str(rng.choice(list(CONTEXTS))), pose=random_pose(rng), seed=int(rng.integers(2**31)))).save(path)
+    return Scene(random_identity(seed, cls), str(rng.choice(list(CONTEXTS))), pose=random_pose(rng), seed=int(rng.integers(2**31)))
 
 
 def crowd(folder, cls, count, views):
     """Photos of many individuals of a class, `views` of each: 000000_0.png, 000000_1.png, ... None of them is a shipped subject."""
     folder.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.Pool() as pool:
-        pool.starmap(view, [(folder / f"{n:06d}_{i}.png", cls, HELD_OUT + n, i) for n in range(count) for i in range(views)], chunksize=64)
+    photos = [(n, i) for n in range(count) for i in range(views)]
+    for (n, i), picture in zip(photos, draw_all(view(cls, HELD_OUT + n, i) for n, i in photos)):
+        Image.fromarray(picture).save(folder / f"{n:06d}_{i}.png")
 
 
 def main():
