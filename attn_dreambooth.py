@@ -13,7 +13,8 @@ short stages, one after the other, each with its own trained numbers:
     2      the cross-attention layers (attn2)    [V] looks at the subject, and only there
     3      the whole UNet                        the looks of the subject
 
-Over the cross-attention maps A (head, position, token) of every layer, a penalty keeps the map of [V] like its category's:
+Over the cross-attention maps A (head, position, token) of every layer, a penalty keeps two numbers of the map of [V] like its
+category's, how much the word is looked at and how unevenly; it does not compare where:
 
     loss = E |eps - eps_theta(x_t, t, "a photo of a [V] dog")|^2
          + mean over layers  sum over the batch  lambda_mean (mean A_V - mean A_dog)^2 + lambda_var (var A_V - var A_dog)^2
@@ -26,7 +27,8 @@ Follows the official code, which is the fuller description, in every detail of t
     - of a category of several tokens the first one is compared, the one right after [V]
     - mean and variance (the unbiased one) are over heads and positions together
 and of the training: no clipping of gradients, no prior preservation, one sentence, AdamW with weight decay 0.01, the text encoder
-and the VAE frozen. Simplified: pictures are shown after 25 steps of sampling, not 50.
+and the VAE frozen; on Stable Diffusion photos rotated, mirrored and cropped another way each step (on the tiny world as they are).
+Simplified: pictures are shown after 25 steps of sampling, not 50.
 Not here: several new words, half precision weights, its evaluation.
 """
 import argparse
@@ -40,7 +42,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from checkpoint import UserError, load_state, read_state, save_state, save_tensors
+from checkpoint import UserError, load_state, resumable, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, sheet
 
@@ -65,7 +67,7 @@ class Config:
     device: str = "auto"
     dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
     out: str = "runs/attn_dreambooth"
-    save_every: int = None            # steps between two states to resume from
+    save_every: int = None            # steps between two states to resume from (Stable Diffusion: 10 GB each)
     resume: bool = False              # go on from the state in `out`
 
 
@@ -95,11 +97,12 @@ def large(sd):
 
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large(sd)] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
+    found = {k: v[large(sd)] for k, v in SETTINGS.items()} | {"size": sd.size}
+    cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
+    if bool(cfg.images) != bool(cfg.class_name):
+        raise UserError("--images and --class-name go together, for example --images my_dog --class-name dog")
     if not cfg.images:
-        cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name=cfg.class_name or "cat")
-    if not cfg.class_name:
-        raise UserError("say what the photos show, for example --class-name dog")
+        cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
     if not cfg.stages or not set(cfg.stages) <= set("123") or list(cfg.stages) != sorted(set(cfg.stages)):
         raise UserError(f"--stages {cfg.stages}: some of 123, in that order")
     if not re.fullmatch(r"<[^<>\s]+>", cfg.token):
@@ -109,8 +112,12 @@ def settle(cfg, sd):
     for name in ("steps", "batch_size", "sampling_steps", "save_every"):
         if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
+    if not (cfg.lr is None or cfg.lr > 0) or not cfg.attn_weight >= 0:
+        raise UserError(f"--lr {cfg.lr} --attn-weight {cfg.attn_weight}: the first must be above 0, the second not below")
     if cfg.size % sd.vae.factor or cfg.size < 2 * sd.vae.factor:
         raise UserError(f"--size {cfg.size}: a multiple of {sd.vae.factor}, please")
+    if not 0 <= cfg.seed < 2 ** 32:
+        raise UserError(f"--seed {cfg.seed}: 0 to {2 ** 32 - 1}")
     if cfg.dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype {cfg.dtype}: float32 or bfloat16 (gradients of float16 underflow)")
     return cfg
@@ -203,10 +210,12 @@ def train(cfg):
     device = pick_device(cfg.device)
     sd = StableDiffusion.from_pretrained(cfg.model, device)
     cfg = settle(cfg, sd)
-    photos = load_pictures(cfg.images)
+    photos = [p.reduce(max(1, min(p.size) // (2 * cfg.size))) for p in load_pictures(cfg.images)]  # a camera's are slow to rotate
     coarse = sd.tokenizer.encode(cfg.class_name)[:1]                                   # of a long category the first token
     ids = sd.add_word(cfg.token, sd.text.table.weight.data[coarse])
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    state = Path(cfg.out) / "state.safetensors"
+    saved = resumable(state, settings(cfg)) if cfg.resume else {}
     for part in (sd.unet, sd.text, sd.vae):
         part.requires_grad_(False)
     prompt = f"a photo of a {cfg.token} {cfg.class_name}"
@@ -220,8 +229,6 @@ def train(cfg):
     trained_in = {"1": [v], "2": [p for name, p in unet.items() if ".attn2." in name], "3": [*unet.values()]}
     everything = {"v": [v], "unet": [*unet.values()]}
     sd.unet.checkpointing = large(sd)
-    state = Path(cfg.out) / "state.safetensors"
-    saved = read_state(state, only_progress=True)[1] if cfg.resume and state.exists() else None
 
     for stage, steps, lr, batch_size, lambda_mean, lambda_var in plan(cfg, sd):
         if saved and stage < saved["stage"]:
@@ -231,7 +238,8 @@ def train(cfg):
         trained = [p.requires_grad_(True) for p in trained_in[stage]]
         optimizer, first = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01, fused=True), 0
         if saved and stage == saved["stage"]:
-            first = load_state(state, everything, optimizer, settings=settings(cfg))["step"]
+            load_state(state, everything, optimizer)
+            first = saved["step"]
             sd.text.table.weight.data[ids] = v.data
 
         for step in range(first, steps):
@@ -248,8 +256,7 @@ def train(cfg):
             loss.backward()
             norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
             if not (loss.isfinite() and norm.isfinite()):  # before the step: no number has been touched by it
-                kept = f"{state} has the last good state" if state.exists() else "nothing was saved yet"
-                raise UserError(f"the loss became {loss.item()} in stage {stage}, step {step + 1}: try a lower --lr; {kept}")
+                raise UserError(f"the loss became {loss.item()} in stage {stage}, step {step + 1}: try a lower --lr")
             optimizer.step()
             optimizer.zero_grad()
             sd.text.table.weight.data[ids] = v.data
@@ -313,12 +320,12 @@ def main(cfg):
         if log["step"] and (log["done"] or log["step"] % 50 == 0):
             print(f"stage {log['stage']}  step {log['step']:4d}  loss {mean['loss']:.4f}  noise {mean['noise']:.4f}  "
                   f"attention {mean['attention']:.6f}", flush=True)
-    with precision(sd, cfg):
-        after = pictures(sd, cfg)
     out = Path(cfg.out)
     sd.save(out / "model")
     save_tensors({cfg.token: sd.text.table.weight[sd.tokenizer.encode(cfg.token)]}, out / "learned_embeds.safetensors")
     sheet(looks).save(out / "attention.png")
+    with precision(sd, cfg):
+        after = pictures(sd, cfg)
     rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
     rows += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
     sheet(rows).save(out / "before_after.png")

@@ -252,27 +252,34 @@ def save_state(path, weights, optimizer, **progress):
 
 def load_tensors(path, advice="", only_metadata=False):
     """What save_tensors wrote: the tensors and the metadata."""
+    if Path(path).suffix in (".pt", ".bin", ".ckpt"):
+        raise UserError(f"{path} is a pickle, which can run anything when it is opened; convert it to safetensors first")
     try:
         with safe_open(path, "pt") as file:
             return {} if only_metadata else {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or cut short ({error}){advice}") from None
 
 
-def read_state(path, only_progress=False):
-    """What save_state wrote: the tensors and the numbers; of a large state only the numbers, if no more is wanted."""
-    tensors, about = load_tensors(path, ": leave out --resume", only_progress)
-    return tensors, {name: json.loads(value) for name, value in about.items() if name != "format"}
+def resumable(path, settings):
+    """What --resume finds, before anything else is done: the numbers that save_state wrote, or {} where there is no state yet. One
+    that was made with other settings is refused."""
+    if not Path(path).exists():
+        print(f"nothing to resume in {Path(path).parent}: from the beginning", file=sys.stderr)
+        return {}
+    about = load_tensors(path, ": leave out --resume", only_metadata=True)[1]
+    progress = {name: json.loads(value) for name, value in about.items() if name != "format"}
+    then = progress.get("settings", {})
+    if changed := [k for k in settings | then if then.get(k) != settings.get(k)]:
+        raise UserError(f"{path} was made with other settings ({', '.join(changed)}): give the same ones, or leave out --resume")
+    return progress
 
 
-def load_state(path, weights, optimizer, **expected):
-    """Puts a saved state back in place and returns what was saved with it. Whatever is in `expected` must be as it was."""
-    (tensors, progress), moments = read_state(path), {}
-    for name, value in expected.items():
-        then = progress.get(name)
-        if then != value:
-            changed = [k for k in value if then.get(k) != value[k]] if isinstance(then, dict) and isinstance(value, dict) else [name]
-            raise UserError(f"{path} was made with other settings ({', '.join(changed)}): give the same ones, or leave out --resume")
+def load_state(path, weights, optimizer):
+    """Puts a saved state back in place."""
+    tensors, moments = load_tensors(path, ": leave out --resume")[0], {}
     for name, t in tensors.items():
         if name.startswith("adam."):
             _, i, moment = name.split(".")
@@ -283,7 +290,6 @@ def load_state(path, weights, optimizer, **expected):
     for name, t in places.items():
         t.data.copy_(tensors[name])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return progress
 
 
 def save_model(folder, tokenizer, networks, schedule, half=False):

@@ -3,11 +3,11 @@
     python compare.py                                    12 subjects, half an hour or more; --resume goes on after an interruption
     python compare.py --subjects cat3 --only DreamBooth  one of each
 
-Every method learns each subject with its defaults, which were chosen on other subjects (TUNED). Then it draws the same prompts with
-the same seeds, and tiny_world's judge, which knows this world, reads the pictures:
+Every method learns each subject with its defaults, which were chosen on other subjects (TUNED), and a seed of the subject's own. Then
+it draws the same prompts with the same seeds, and tiny_world's judge, which knows this world, reads the pictures:
 
-    likeness    of "a photo of a sks cat" and of the cat in new places, by the judge's identity vectors, on a scale
-                where 0 is another individual of the class and 1 is another photo of the subject
+    likeness    of "a photo of a sks cat" and of the cat in new places to fresh drawings of the subject, by the judge's identity
+                vectors, on a scale where 0 is another individual of the class and 1 is the subject itself, drawn once more
     obedience   the share of prompts for a place, an accessory, a colour, a style or a shape whose picture has it, and
                 shows a cat
     product     of the two, for each subject (a likeness below 0 counts as 0): a copy of the photos and an obedient
@@ -16,6 +16,7 @@ the same seeds, and tiny_world's judge, which knows this world, reads the pictur
 
 The intervals are over subjects: 95 of 100 sets of subjects, drawn from these with replacement, have their mean inside. All methods
 learn the same subjects, so two methods are compared by the differences of each subject.
+Not here: HyperDreamBooth, which learns from one picture, and faces only.
 """
 import argparse
 import json
@@ -69,12 +70,13 @@ def mean_product(a, b):
 
 
 def scale(judge, name):
-    """The scale of likeness for a subject: the vectors of its photos, and what the judge makes of them beside 24 others of the class (0)
-    and beside one another (1)."""
-    v, rng = judge.vectors(load_pictures(SUBJECTS / name)), np.random.default_rng(8)
-    others = [Scene(random_identity(500 + i, WHO[name][0]), str(rng.choice(PLACES)), pose=random_pose(rng), seed=i) for i in range(24)]
-    same = (v @ v.T)[~torch.eye(len(v), dtype=torch.bool)].mean().item()
-    return v, mean_product(v, judge.vectors([draw(scene) for scene in others])), same
+    """The scale of likeness for a subject: the vectors of 24 fresh drawings of it, and what the judge makes of them beside 96 others of
+    the class (0) and beside one another (1)."""
+    rng, who = np.random.default_rng(8), scenes(name)[0].identity
+    fresh = lambda identity, i: draw(Scene(identity, str(rng.choice(PLACES)), pose=random_pose(rng), seed=i))
+    v = judge.vectors([fresh(who, i) for i in range(24)])
+    others = judge.vectors([fresh(random_identity(500 + i, who.cls), i) for i in range(96)])
+    return v, mean_product(v, others), (v @ v.T)[~torch.eye(len(v), dtype=torch.bool)].mean().item()
 
 
 def learned(script, change, name, out):
@@ -82,18 +84,18 @@ def learned(script, change, name, out):
     if script is None:
         return StableDiffusion.from_pretrained(TINY), 0.0
     start = time.time()
-    for sd, _ in script.train(script.Config(images=str(SUBJECTS / name), class_name=WHO[name][0], out=out, **change)):
+    for sd, _ in script.train(script.Config(images=str(SUBJECTS / name), class_name=WHO[name][0], seed=[*WHO].index(name), out=out, **change)):
         pass
     return sd, time.time() - start
 
 
-def measure(judge, sd, noun, name, photos, other, same, images=2):
+def measure(judge, sd, noun, name, truth, other, same, images=2):
     """likeness, on the subject's `scale`, obedience, and the pictures {prompt: [...]}."""
     asked, cls = questions(name), WHO[name][0]
     prompts = [*PLAIN, *asked]
-    drawn = sd.sample([p.format(noun) for p in prompts], images=images, steps=25, guidance=4.0, sampler="dpm++", seed=7)
+    drawn = sd.sample([p.format(noun) for p in prompts], images=images, steps=25, guidance=4.0, sampler="dpm++", seed=1000 + [*WHO].index(name))
     drawn = {prompt: drawn[i * images:(i + 1) * images] for i, prompt in enumerate(prompts)}
-    alike = mean_product(judge.vectors([p for prompt in (*PLAIN, *NEW_PLACES.values()) for p in drawn[prompt]]), photos)
+    alike = mean_product(judge.vectors([p for prompt in (*PLAIN, *NEW_PLACES.values()) for p in drawn[prompt]]), truth)
     obeyed = [read["drawing"] and read["cls"] == cls and read[question] == right
               for prompt, (question, right) in asked.items() for read in judge.read(drawn[prompt])]
     return (alike - other) / (same - other), sum(obeyed) / len(obeyed), drawn
@@ -113,10 +115,14 @@ def table(results):
     """results {subject: {experiment: {...}}} as Markdown: the means, then what each method has over DreamBooth, subject by subject."""
     rng = np.random.default_rng(0)
     rows = {experiment: [r[experiment] for r in results.values()] for experiment in next(iter(results.values()))}
-    cell = lambda values, sign: f"{{:{sign}.2f}} ({{:{sign}.2f}} to {{:{sign}.2f}})".format(*interval(values, rng))
+
+    def cell(values, sign=""):
+        mean, low, high = interval(values, rng)
+        return f"{mean:{sign}.2f}" + f" ({low:{sign}.2f} to {high:{sign}.2f})" * (len(values) > 4)  # of fewer it would say nothing
+
     lines = [f"| {len(results)} subjects | {' | '.join(AXES)} | seconds |", "|---|---|---|---|---|"]
     for experiment, found in rows.items():
-        cells = [cell([axis(r) for r in found], "") for axis in AXES.values()]
+        cells = [cell([axis(r) for r in found]) for axis in AXES.values()]
         lines.append(f"| {experiment} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in found]):.0f} |")
     if reference := rows.pop("DreamBooth", None):
         lines += ["", f"| the difference | {' | '.join(AXES)} |", "|---|---|---|---|"] if rows else []
@@ -138,7 +144,7 @@ def main():
     file = out / "results.json"
     done = json.loads(file.read_text("utf-8")) if a.resume and file.exists() else {}
     for name in a.subjects:
-        if name in done:
+        if {*a.only} <= {*done.get(name, {})}:
             continue
         prompts = ", ".join(prompt.format("...") for prompt in (*PLAIN, *questions(name)))
         rows, found = [(f"{name}: the photos; below, {prompts}", load_pictures(SUBJECTS / name))], {}
@@ -151,10 +157,10 @@ def main():
             print(f"{name:10s} {experiment:22s} likeness {likeness:5.2f}  obedience {obedience:.2f}  {seconds:4.0f} s", flush=True)
             rows.append((f"{experiment}: likeness {likeness:.2f}, obedience {obedience:.2f}", [pictures[0] for pictures in drawn.values()]))
         sheet(rows).save(out / f"{name}.png")
-        done[name] = found
+        done[name] = done.get(name, {}) | found
         file.with_suffix(".partial").write_text(json.dumps(done, indent=1), "utf-8")
         os.replace(file.with_suffix(".partial"), file)
-    print(table(done))
+    print(table({name: {experiment: done[name][experiment] for experiment in a.only} for name in a.subjects}))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ pictures of "a photo of a dog" that it drew itself before training. With x the s
     loss = E |eps - eps_theta(x_t, t, "a photo of a sks dog")|^2                          the subject
          + lambda * E |eps' - eps_theta(x_pr_t', t', "a photo of a dog")|^2               prior preservation   (eq. 2)
 
-    trained   the UNet (Stable Diffusion: 859,520,964 numbers; tiny world: 6 million) and, if wanted, the text encoder
+    trained   the UNet (Stable Diffusion: 859,520,964 numbers; tiny world: 6 million) and, if wanted, the text encoder, as by
+              default on the tiny world
     frozen    the VAE
 
 Follows the paper: all UNet weights; a rare identifier before the class noun; lambda = 1; class pictures by the ancestral
 sampler (ddpm) from the frozen model, with their own noise and t. Simplified: eps (or v) in place of the paper's x, as
-everyone does on Stable Diffusion; weight w_t = 1; one fixed prompt.
+everyone does on Stable Diffusion; weight w_t = 1; one fixed prompt; 200 class pictures of 25 sampling steps, where the paper has
+about 1000; 800 steps at 2e-6, where it has 1000 at 5e-6 on Stable Diffusion; gradients are clipped at 1.
+On Stable Diffusion weights, gradients and moments take 15 GB, and a step some more.
 Not here: 8-bit optimizers, several subjects at once, your own class photos, LoRA.
 """
 import argparse
@@ -28,7 +31,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from checkpoint import UserError, load_state, load_tensors, save_state, save_tensors
+from checkpoint import UserError, load_state, load_tensors, resumable, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, sheet
 
@@ -37,7 +40,7 @@ from tiny_world import SUBJECTS, sheet
 class Config:
     model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
     images: str = ""                  # folder with 3 to 6 photos of the subject; "": the tiny world's cat
-    class_name: str = ""              # what the subject is; the wrong noun costs half the likeness, no noun even more (table 4)
+    class_name: str = ""              # what the subject is; the wrong noun costs two fifths of the likeness, no noun three (DINO, table 4)
     token: str = "sks"                # the identifier: a rare word of the vocabulary, or <name> for a new one
     steps: int = None                 # None, here and below: what SETTINGS has for a model of this size
     lr: float = None                  # 10 times more: noise and copies of the photos; 10 times less: nothing is learned
@@ -53,7 +56,7 @@ class Config:
     device: str = "auto"
     dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
     out: str = "runs/dreambooth"
-    save_every: int = None            # steps between two states to resume from
+    save_every: int = None            # steps between two states to resume from (Stable Diffusion: 10 GB each)
     resume: bool = False              # go on from the state in `out`
 
 
@@ -79,16 +82,24 @@ def large(sd):
 
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large(sd)] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
+    found = {k: v[large(sd)] for k, v in SETTINGS.items()} | {"size": sd.size}
+    cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
+    if bool(cfg.images) != bool(cfg.class_name):
+        raise UserError("--images and --class-name go together, for example --images my_dog --class-name dog")
     if not cfg.images:
-        cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name=cfg.class_name or "cat")
-    if not cfg.class_name:
-        raise UserError("say what the photos show, for example --class-name dog")
+        cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
+    for name in ("class_name", "token"):
+        if not sd.tokenizer.encode(getattr(cfg, name)):
+            raise UserError(f'--{name.replace("_", "-")} "{getattr(cfg, name)}" has no word in it')
     for name in ("steps", "batch_size", "class_images", "sampling_steps", "save_every"):
         if getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
+    if not cfg.lr > 0 or not cfg.prior_weight >= 0:
+        raise UserError(f"--lr {cfg.lr} --prior-weight {cfg.prior_weight}: the first must be above 0, the second not below")
     if cfg.size % sd.vae.factor or cfg.size < 2 * sd.vae.factor:
         raise UserError(f"--size {cfg.size}: a multiple of {sd.vae.factor}, please")
+    if not 0 <= cfg.seed < 2 ** 32:
+        raise UserError(f"--seed {cfg.seed}: 0 to {2 ** 32 - 1}")
     if cfg.dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype {cfg.dtype}: float32 or bfloat16 (gradients of float16 underflow)")
     return cfg
@@ -175,6 +186,8 @@ def train(cfg):
     photos = load_pictures(cfg.images)
     bind_token(sd, cfg.token)
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    state = Path(cfg.out) / "state.safetensors"
+    saved = resumable(state, settings(cfg)) if cfg.resume else {}
     for part in (sd.unet, sd.text, sd.vae):
         part.requires_grad_(False)
     yield sd, {"step": 0, "cfg": cfg, "photos": photos}
@@ -193,11 +206,10 @@ def train(cfg):
         p.requires_grad_(True)
     sd.unet.checkpointing = large(sd)
     optimizer = torch.optim.AdamW(trained, lr=cfg.lr, fused=True)
-    state, first = Path(cfg.out) / "state.safetensors", 0
-    if cfg.resume and state.exists():
-        first = load_state(state, {"trained": trained}, optimizer, settings=settings(cfg))["step"]
+    if saved:
+        load_state(state, {"trained": trained}, optimizer)
 
-    for step in range(first, cfg.steps):
+    for step in range(saved.get("step", 0), cfg.steps):
         chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)  # a step's chance is its own: resuming needs no more
         with torch.no_grad():
             i = torch.randint(len(photos), (cfg.batch_size,), generator=chance)
@@ -212,8 +224,7 @@ def train(cfg):
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
         if not (loss.isfinite() and norm.isfinite()):  # before the step: no weight has been touched by it
-            kept = f"{state} has the last good state" if state.exists() else "nothing was saved yet"
-            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr; {kept}")
+            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr")
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
@@ -239,8 +250,9 @@ def main(cfg):
     for sd, log in train(cfg):
         if log["step"] == 0:
             cfg, photos = log["cfg"], log["photos"]
-            print(f"dreambooth: {len(photos)} pictures of a {cfg.class_name} | training {sum(p.numel() for p in sd.unet.parameters()):,} "
-                  f"numbers of the UNet{' and the text encoder' * cfg.train_text_encoder} | {sd.unet.conv_in.weight.device}", flush=True)
+            count = sum(p.numel() for part in (sd.unet, sd.text)[:1 + cfg.train_text_encoder] for p in part.parameters())
+            print(f"dreambooth: {len(photos)} pictures of a {cfg.class_name} | training {count:,} numbers of the UNet"
+                  f"{' and the text encoder' * cfg.train_text_encoder} | {sd.unet.conv_in.weight.device}", flush=True)
             with precision(sd, cfg):
                 before = pictures(sd, cfg)
             bar = tqdm(total=cfg.steps, disable=not sys.stderr.isatty(), leave=False)
@@ -251,10 +263,10 @@ def main(cfg):
             tqdm.write(f"step {log['step']:4d}/{cfg.steps}  loss {mean['loss']:.4f}  subject {mean['subject']:.4f}  "
                        f"prior {mean['prior']:.4f}")
     bar.close()
-    with precision(sd, cfg):
-        after = pictures(sd, cfg)
     out = Path(cfg.out)
     sd.save(out / "model")
+    with precision(sd, cfg):
+        after = pictures(sd, cfg)
     rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
     rows += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
     sheet(rows).save(out / "before_after.png")

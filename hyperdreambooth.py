@@ -3,7 +3,8 @@
     python hyperdreambooth.py                                                       the tiny world's face, from one picture
     python -m tiny_world.subjects --crowd runs/faces                                pictures of 2,000 other faces
     python hyperdreambooth.py --task optimise --images runs/faces --class-name face      theta of each of them
-    python hyperdreambooth.py --task learn --images runs/faces --class-name face         the hypernetwork, from those
+    python hyperdreambooth.py --task learn --images runs/faces --class-name face         the hypernetwork, from those in the same --out
+    python hyperdreambooth.py --images me.png --class-name face --hypernetwork runs/hyperdreambooth/hypernetwork.safetensors
 
 The idea: DreamBooth starts every subject from nothing. But faces are alike, and so are the changes that teach a model a face: after
 a thousand of them a network can guess the next one. Three parts, in the order of this file:
@@ -18,25 +19,29 @@ a thousand of them a network can guess the next one. Three parts, in the order o
    has 150 trained numbers, and Stable Diffusion's 192 layers 28,800 (115 kB) where DreamBooth trains 859,520,964.
 
 2. The hypernetwork H: from one photo to theta, the A_train and B_train of all layers, a token for each layer. It looks at its own guess
-   again, k times: theta_0 = 0, theta_i = theta_i-1 + T(f(photo), theta_i-1). It learns from many people, each with a theta that was
-   found by training it alone (--task optimise):
+   again, k times: theta_i = theta_i-1 + T(f(photo), theta_i-1). It learns from many people, each with a theta that was found by
+   training it alone (--task optimise):
 
-       loss = alpha E |eps - eps_theta^(x_t, t, "a sks face")|^2 + beta |theta^ - theta|^2,    theta^ = H(x)
+       loss = E |eps - eps^(x_t, t, "a sks face"; theta^)|^2 + beta |theta^ - theta|^2 / |theta - mean|^2,    theta^ = H(photo)
 
 3. Fast finetuning: theta^ is right in the large and wrong in the small. So it is added to the weights, a LoRA of a higher rank is
    put beside it ("rank-relaxed"), and that is trained for 40 steps on the one photo.
 
     trained   1: theta of each person   2: the hypernetwork   3: a LoRA; each time everything else is frozen
 
-Follows the paper: a, b, rank 1, the two-term loss, k guesses from zero, a decoder of 2 layers, a head for each layer, 40 steps. Not
-given in what can be read of it, and chosen here: which layers (those whose count fits its figure), k = 4, alpha, beta, the LoRA's
-rank, all learning rates. A_train starts as a constant and theta is the change from there: were both A and B zero, neither would
-receive a gradient from their product.
-Different: f is a small transformer on the VAE's latent, trained along, where the paper has a ViT-H: no second download. Where a
-person has several pictures, H looks at one and another is denoised: so theta holds the person and not the picture.
+Follows the paper: a, b, rank 1, the two-term loss, k guesses, a decoder of 2 layers, a head for each layer, 40 steps. Not given in
+what can be read of it, and chosen here: which layers (those whose count fits its figure), k = 4, beta (its alpha is 1), the LoRA's rank,
+all learning rates. A_train starts as a constant and theta is the change from there: were both A and B zero, neither would receive a
+gradient from their product.
+Different: everyone's theta starts from one that was trained on all people together, and so does H, the paper's from zero: A B is also
+(-A) (-B), and from zero chance chooses the sign, another one for the same person the next time. The distance of the thetas is
+measured in their own variance, so beta means the same at every size: 1 is as far as the mean person. f is a small transformer on the
+VAE's latent, trained along, and the decoder looks at all of its 64 vectors, where the paper has one vector of a ViT-H: no second
+download. Where a person has several pictures, H looks at one and another is denoised: so theta holds the person and not the picture.
 Not here: a frozen image encoder, training on several GPUs.
 """
 import argparse
+import hashlib
 import json
 import sys
 from dataclasses import asdict, dataclass, fields, replace
@@ -49,7 +54,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from checkpoint import UserError, load_state, load_tensors, save_state, save_tensors
+from checkpoint import UserError, load_state, load_tensors, resumable, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, load_pictures, open_picture, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, sheet
 
@@ -70,7 +75,8 @@ class Config:
     a: int = 100                      # width of A_train
     b: int = 50                       # width of B_train
     iterations: int = 4               # k, how often the hypernetwork looks at its own guess
-    beta: float = 1.0                 # weight of the mean square distance to theta; 0: the diffusion loss alone, without theta
+    width: int = None                 # of the hypernetwork
+    beta: float = 0.05                # weight of the distance to theta; 0: the diffusion loss alone, without theta
     size: int = None                  # side of the pictures in pixels; None: what the model was trained on
     sampling_steps: int = 25          # for the pictures before and after
     guidance: float = None
@@ -78,7 +84,7 @@ class Config:
     device: str = "auto"
     dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
     out: str = "runs/hyperdreambooth"
-    save_every: int = 500             # steps between two states to resume from, in --task learn
+    save_every: int = 500             # in --task learn: steps between two states to resume from, and two looks at people kept aside
     resume: bool = False              # of the two long tasks: go on from what is in `out`
 
 
@@ -87,7 +93,7 @@ TASKS = {  # steps, learning rate, batch size: tiny world, Stable Diffusion (fro
     "learn":       ((12_000, 1e-3, 32),   (100_000, 1e-4, 4)),
     "personalise": ((40, 1e-3, 8),        (40, 1e-4, 1)),
 }
-GUIDANCE = (4.0, 7.5)
+SETTINGS = {"guidance": (4.0, 7.5), "width": (128, 512)}
 HYPERNETWORK = Path(__file__).parent / "tiny_world" / "hypernetwork.safetensors"  # for the tiny world's faces
 
 # What the result must be able to do: another place, another style, an accessory.
@@ -103,21 +109,28 @@ def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
     if cfg.task not in TASKS:
         raise UserError(f"--task {cfg.task}: one of {', '.join(TASKS)}")
-    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][large(sd)])) | {"guidance": GUIDANCE[large(sd)], "size": sd.size}
+    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][large(sd)]))
+    found |= {k: v[large(sd)] for k, v in SETTINGS.items()} | {"size": sd.size}
     cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
-    if not cfg.images and cfg.task == "personalise":
-        cfg = replace(cfg, images=str(SUBJECTS / "face"), class_name=cfg.class_name or "face")
-    if not cfg.images:
+    if not cfg.images and cfg.task != "personalise":
         raise UserError(f"--task {cfg.task} wants --images FOLDER with pictures of many people")
-    if not cfg.class_name:
-        raise UserError("say what the pictures show, for example --class-name face")
-    for name in ("batch_size", "rank", "a", "b", "iterations", "sampling_steps", "save_every"):
+    if bool(cfg.images) != bool(cfg.class_name):
+        raise UserError("--images and --class-name go together, for example --images me.png --class-name face")
+    if not cfg.images:
+        cfg = replace(cfg, images=str(SUBJECTS / "face"), class_name="face")
+    if cfg.width % 32:
+        raise UserError(f"--width {cfg.width}: a multiple of 32, please")
+    if not cfg.lr > 0 or not cfg.beta >= 0:
+        raise UserError(f"--lr {cfg.lr} --beta {cfg.beta}: the first must be above 0, the second not below")
+    for name in ("batch_size", "rank", "a", "b", "iterations", "width", "sampling_steps", "save_every"):
         if getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
     if cfg.steps < (cfg.task != "personalise"):
         raise UserError(f"--steps {cfg.steps}: at least {int(cfg.task != 'personalise')}")
     if cfg.size % sd.vae.factor or cfg.size < 2 * sd.vae.factor:
         raise UserError(f"--size {cfg.size}: a multiple of {sd.vae.factor}, please")
+    if not 0 <= cfg.seed < 2 ** 32:
+        raise UserError(f"--seed {cfg.seed}: 0 to {2 ** 32 - 1}")
     if cfg.dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype {cfg.dtype}: float32 or bfloat16 (gradients of float16 underflow)")
     return cfg
@@ -162,14 +175,17 @@ def people(sd, cfg):
         except UserError as error:
             print(f"passed over: {error}", file=sys.stderr)
     if len(rows) < 2:
-        raise UserError(f"--images {cfg.images}: {len(z)} pictures of {len(rows)} people; a folder of many is needed, anna_1.jpg, ben_1.jpg, ...")
+        raise UserError(f"--images {cfg.images}: {len(z)} pictures of {len(rows)} people; a folder of many is needed, "
+                        "anna_1.jpg, ben_1.jpg, ...")
     print(f"{cfg.task}: {len(z)} pictures of {len(rows)} people in {cfg.images}", flush=True)
     return torch.cat(z).float() * sd.vae.config.scaling_factor, rows
 
 
 def purpose(cfg, lidb):
     """What a theta is for: of another model, sentence or LiDB it means nothing."""
-    return {"layers": len(lidb.layers), "a": lidb.a, "b": lidb.b, "seed": lidb.seed, "class_name": cfg.class_name, "token": cfg.token}
+    weight = next(iter(lidb.layers.values())).weight.half().cpu().numpy()  # half: the same for a model's file of either precision
+    return {"model": hashlib.sha256(weight.tobytes()).hexdigest()[:16], "layers": len(lidb.layers), "a": lidb.a, "b": lidb.b,
+            "seed": lidb.seed, "class_name": cfg.class_name, "token": cfg.token}
 
 
 def check_purpose(path, about, cfg, lidb):
@@ -232,79 +248,94 @@ def noise_loss(sd, z, words, generator):
     return F.mse_loss(output.float(), sd.schedule.target(z, eps, t))                   # compare
 
 
-def take(rows, generator):
-    """One of the numbers of each row, by chance."""
-    return [row[torch.randint(len(row), (1,), generator=generator)] for row in rows]
+EVERYONE = "all people together"
+
+
+def fit(sd, cfg, lidb, z, rows, theta, chance):
+    """Trains theta in place and yields the loss of each step. theta (p, layers, a + b): one for each of the p people in rows; or
+    (1, layers, a + b): one for all of them together."""
+    optimizer = torch.optim.Adam([theta.requires_grad_(True)], lr=cfg.lr)
+    for step in range(cfg.steps):
+        some = rows if len(theta) == len(rows) else [rows[i] for i in torch.randperm(len(rows), generator=chance)[:cfg.batch_size]]
+        i = [row[torch.randint(len(row), (1,), generator=chance)] for row in some]          # a picture of each
+        lidb.added = [lidb.factors(theta.expand(len(some), -1, -1))]
+        with precision(sd, cfg):
+            words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(some))
+            loss = noise_loss(sd, z[i], words, chance)
+        (loss * len(some)).backward()  # each person's own gradient, however many share the batch
+        if not (loss.isfinite() and theta.grad.isfinite().all()):
+            raise UserError(f"the loss became {loss.item()}: start again with a lower --lr")
+        optimizer.param_groups[0]["lr"] = cfg.lr * (1 - step / cfg.steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield loss.item()
 
 
 def optimise(sd, cfg):
-    """theta of each person by itself, many people at once: the batch is people, and each has weights of its own. Yields (sd, log) after
-    each step; writes the thetas of a block of people, (people, layers, a + b), when they are found: theta/000000.safetensors, ..."""
-    (z, rows), lidb, device = people(sd, cfg), LiDB(sd, cfg.a, cfg.b), sd.unet.conv_in.weight.device
-    names, about = list(rows), {"settings": json.dumps(settings(cfg)), "purpose": json.dumps(purpose(cfg, lidb))}
-    for first in range(0, len(names), cfg.batch_size):
-        block, path = names[first:first + cfg.batch_size], Path(cfg.out) / "theta" / f"{first:06d}.safetensors"
+    """First one theta of all people together, theta/start.safetensors, then from there one of each person, many at once: the batch is
+    people, and each has weights of its own. They are written in blocks, theta/000000.safetensors, ... Yields (sd, log) after each step."""
+    (z, rows), lidb, device, folder = people(sd, cfg), LiDB(sd, cfg.a, cfg.b), sd.unet.conv_in.weight.device, Path(cfg.out) / "theta"
+    about = {"settings": json.dumps(settings(cfg)), "purpose": json.dumps(purpose(cfg, lidb))}
+    for path in [] if cfg.resume else folder.glob("*.safetensors"):  # of an earlier run: the two would be mixed
+        path.unlink()
+    names, start, done = list(rows), torch.zeros(len(lidb.layers), cfg.a + cfg.b, device=device), 0
+    blocks = {"start": [EVERYONE]} | {f"{i:06d}": names[i:i + cfg.batch_size] for i in range(0, len(names), cfg.batch_size)}
+    for title, block in blocks.items():
+        path, theta = folder / f"{title}.safetensors", start.repeat(len(block), 1, 1)
         if cfg.resume and path.exists():
             tensors, known = load_tensors(path, ": leave out --resume")
             if list(tensors) != sorted(block) or known.get("settings") != about["settings"]:
                 raise UserError(f"{path} is of other people or other settings: give the same ones, or leave out --resume")
+            start, done = tensors.get(EVERYONE, start).float().to(device), done + cfg.steps
             continue
-        theta = torch.zeros(len(block), len(lidb.layers), cfg.a + cfg.b, device=device, requires_grad=True)
-        optimizer, chance = torch.optim.Adam([theta], lr=cfg.lr), torch.Generator().manual_seed(cfg.seed * 1_000_003 + first)
-        for step in range(cfg.steps):
-            i = take([rows[name] for name in block], chance)
-            lidb.added = [lidb.factors(theta)]
-            with precision(sd, cfg):
-                words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(block))
-                loss = noise_loss(sd, z[i], words, chance)
-            if not loss.isfinite():
-                raise UserError(f"the loss became {loss.item()} for {block[0]} and others: try a lower --lr, with --resume")
-            (loss * len(block)).backward()  # each person's own gradient, however many share the batch
-            optimizer.param_groups[0]["lr"] = cfg.lr * (1 - step / cfg.steps)
-            optimizer.step()
-            optimizer.zero_grad()
-            yield sd, {"step": first * cfg.steps + (step + 1) * len(block), "of": len(names) * cfg.steps, "loss": loss.item()}
+        who = [*rows.values()] if title == "start" else [rows[name] for name in block]
+        chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + list(blocks).index(title))  # a block's own: resuming needs no more
+        for loss in fit(sd, cfg, lidb, z, who, theta, chance):
+            yield sd, {"step": (done := done + 1), "of": len(blocks) * cfg.steps, "loss": loss}
         save_tensors({name: t.half() for name, t in zip(block, theta)}, path, about)
+        start = theta[0].detach().half().float() if title == "start" else start              # as it is read back
 
 
 def found_thetas(cfg, lidb, names):
-    """What --task optimise found for these people, (people, layers, a + b)."""
+    """What --task optimise found for these people, (p, layers, a + b), and where they started from, (layers, a + b)."""
     thetas = {}
     for path in sorted((Path(cfg.out) / "theta").glob("*.safetensors")):
         tensors, about = load_tensors(path)
         check_purpose(path, about, cfg, lidb)
         thetas |= tensors
     if missing := [name for name in names if name not in thetas]:
-        raise UserError(f"{cfg.out}/theta has none for {len(missing)} people ({missing[0]}, ...): --task optimise finds them; --beta 0 learns without")
-    return torch.stack([thetas[name] for name in names])
+        raise UserError(f"{cfg.out}/theta has none for {len(missing)} people ({missing[0]}, ...): --task optimise finds them; "
+                        "--beta 0 learns without")
+    return torch.stack([thetas[name] for name in names]).float(), thetas[EVERYONE].float()
 
 
 # === 2. the hypernetwork ==============================================================================================
 
 class Hypernetwork(nn.Module):
-    """One picture's latent (b, 4, y, x) -> theta (b, layers, a + b). The latent is cut into 8 x 8 patches."""
+    """One picture's latent (p, 4, y, x) -> theta (p, layers, a + b). The latent is cut into 8 x 8 patches. start and scale are about the
+    size of thetas: where they start and how far they spread; inside, all is measured from the one and in units of the other."""
 
-    def __init__(self, layers, payload, channels, side, width=128, heads=4, iterations=4):
+    def __init__(self, layers, payload, channels, side, width=128, iterations=4):
         super().__init__()
-        self.config = {"layers": layers, "payload": payload, "channels": channels, "side": side, "width": width, "heads": heads,
-                       "iterations": iterations}
-        block = dict(d_model=width, nhead=heads, dim_feedforward=4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.config = {"layers": layers, "payload": payload, "channels": channels, "side": side, "width": width, "iterations": iterations}
+        block = dict(d_model=width, nhead=width // 32, dim_feedforward=4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
         self.patches = nn.Conv2d(channels, width, side // 8, stride=side // 8)
         self.where = nn.Parameter(0.02 * torch.randn(64, width))                       # in the picture
         self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**block), 4, nn.LayerNorm(width), enable_nested_tensor=False)
         self.guess = nn.Linear(payload, width)
         self.which = nn.Parameter(0.02 * torch.randn(layers, width))                   # layer of the model
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**block), 2, nn.LayerNorm(width))
-        self.heads = nn.Parameter(1e-3 * torch.randn(layers, width, payload))          # one a layer; small: theta starts near 0
-        self.iterations = iterations
+        self.heads = nn.Parameter(0.1 * torch.randn(layers, width, payload))           # one a layer
+        self.register_buffer("start", torch.zeros(layers, payload))
+        self.register_buffer("scale", torch.tensor(0.05))
 
     def forward(self, z):
-        f = self.encoder(self.patches(z).flatten(2).transpose(1, 2) + self.where)      # (b, 64, width), once
-        theta = torch.zeros(len(z), *self.heads.shape[::2], device=z.device)           # (b, layers, a + b)
-        for _ in range(self.iterations):                                               # theta_k = theta_k-1 + T(f, theta_k-1)
-            h = self.decoder(self.guess(theta) + self.which, f)
-            theta = theta + torch.einsum("blw,lwp->blp", h, self.heads)
-        return theta
+        f, k = self.encoder(self.patches(z).flatten(2).transpose(1, 2) + self.where), self.config["iterations"]  # (p, 64, width), once
+        change = torch.zeros(len(z), *self.start.shape, device=z.device)               # (p, layers, a + b)
+        for _ in range(k):                                                             # theta_i = theta_i-1 + T(f, theta_i-1)
+            h = self.decoder(self.guess(change) + self.which, f)
+            change = change + torch.einsum("plw,lwn->pln", h, self.heads) * h.shape[-1] ** -0.5 / k
+        return self.start + self.scale * change
 
     def save(self, path, cfg, lidb):
         about = {"network": json.dumps(self.config), "purpose": json.dumps(purpose(cfg, lidb))}
@@ -315,50 +346,79 @@ class Hypernetwork(nn.Module):
         """Refuses a file that is for another model, another sentence or another LiDB."""
         tensors, about = load_tensors(path)
         check_purpose(path, about, cfg, lidb)
+        if "network" not in about:
+            raise UserError(f"{path} holds no hypernetwork")
         network = cls(**json.loads(about["network"]))
         network.load_state_dict({name: t.float() for name, t in tensors.items()})
         return network.eval()
 
 
+@torch.no_grad()
+def of_strangers(sd, cfg, lidb, network, seen, drawn, theta):
+    """How well the hypernetwork does for people it does not learn from: the noise loss with its weights over that with the mean
+    person's, at the same noise; and the distance to their thetas, if there are any. Below 1 it knows something of them."""
+    noise, distance = {"guess": 0.0, "start": 0.0}, 0.0
+    for i in range(0, len(seen), cfg.batch_size):
+        part = slice(i, i + cfg.batch_size)
+        guess = network(seen[part])
+        distance += ((guess - theta[part].to(guess)) ** 2).sum().item() if theta is not None else 0.0
+        for name, these in (("guess", guess), ("start", network.start)):
+            lidb.added = [lidb.factors(these)]
+            with precision(sd, cfg):
+                words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(guess))
+                noise[name] += noise_loss(sd, drawn[part], words, torch.Generator().manual_seed(i)).item() * len(guess)
+    return noise["guess"] / noise["start"], distance / (len(seen) * network.start.numel() * network.scale.item() ** 2)
+
+
 def learn(sd, cfg):
-    """The hypernetwork, on everyone in the folder. Yields (sd, log) after each step; log has the loss and its two terms. The picture
-    that H sees and the one that is denoised are two of the same person, where there are two."""
-    (z, rows), lidb, device = people(sd, cfg), LiDB(sd, cfg.a, cfg.b), sd.unet.conv_in.weight.device
-    if z.shape[-1] % 8:
+    """The hypernetwork, on everyone in the folder but the last twentieth. Yields (sd, log) after each step; log has the loss and its two
+    terms. The picture that H sees and the one that is denoised are two of the same person, where there are two."""
+    if cfg.size % (8 * sd.vae.factor):
         raise UserError(f"--size {cfg.size}: the hypernetwork cuts a picture into 8 x 8 patches; a multiple of {8 * sd.vae.factor}, please")
-    theta = found_thetas(cfg, lidb, rows).float() if cfg.beta else None
-    rows = list(rows.values())
+    state = Path(cfg.out) / "state.safetensors"
+    saved = resumable(state, settings(cfg)) if cfg.resume else {}
+    (z, rows), lidb, device = people(sd, cfg), LiDB(sd, cfg.a, cfg.b), sd.unet.conv_in.weight.device
     torch.manual_seed(cfg.seed)
-    network = Hypernetwork(len(lidb.layers), cfg.a + cfg.b, z.shape[1], z.shape[2], iterations=cfg.iterations).to(device)
+    network, theta = Hypernetwork(len(lidb.layers), cfg.a + cfg.b, z.shape[1], z.shape[2], cfg.width, cfg.iterations).to(device), None
+    if cfg.beta:
+        theta, start = found_thetas(cfg, lidb, rows)
+        network.start.copy_(start)
+        network.scale.copy_((theta - start).std())
+    rows, strangers = [*rows.values()][:-max(1, len(rows) // 20)], [*rows.values()][-max(1, len(rows) // 20):]
     weights = {"hypernetwork": [*network.parameters()]}
     optimizer = torch.optim.AdamW(weights["hypernetwork"], lr=cfg.lr, weight_decay=0.01, fused=True)
-    state, first = Path(cfg.out) / "state.safetensors", 0
-    if cfg.resume and state.exists():
-        first = load_state(state, weights, optimizer, settings=settings(cfg))["step"]
-    for step in range(first, cfg.steps):
+    if saved:
+        load_state(state, weights, optimizer)
+    for step in range(saved.get("step", 0), cfg.steps):
         chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)  # a step's chance is its own: resuming needs no more
         who = torch.randint(len(rows), (cfg.batch_size,), generator=chance).tolist()
-        seen, drawn = (z[take([rows[i] for i in who], chance)] for _ in range(2))
+        pairs = [[rows[i][j] for j in torch.randperm(len(rows[i]), generator=chance)] for i in who]
+        seen, drawn = z[[pair[0] for pair in pairs]], z[[pair[-1] for pair in pairs]]
         guess = network(seen)
         lidb.added = [lidb.factors(guess)]
         with precision(sd, cfg):
             words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(who))
             noise = noise_loss(sd, drawn, words, chance)
-        distance = F.mse_loss(guess, theta[who].to(guess)) if cfg.beta else torch.zeros(())
-        loss = noise + cfg.beta * distance                                                 # alpha = 1
+        distance = F.mse_loss(guess, theta[who].to(guess)) / network.scale ** 2 if cfg.beta else torch.zeros(())
+        loss = noise + cfg.beta * distance
         loss.backward()
         norm = nn.utils.clip_grad_norm_(weights["hypernetwork"], 1.0)
         if not (loss.isfinite() and norm.isfinite()):
-            kept = f"{state} has the last good state" if state.exists() else "nothing was saved yet"
-            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr; {kept}")
+            raise UserError(f"the loss became {loss.item()} at step {step + 1}: start again with a lower --lr")
         for group in optimizer.param_groups:  # up over the first 500 steps, down over the second half
             group["lr"] = cfg.lr * min(1, (step + 1) / 500, 2 * (cfg.steps - step) / cfg.steps)
         optimizer.step()
         optimizer.zero_grad()
-        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-            save_state(state, weights, optimizer, step=step + 1, settings=settings(cfg))
+        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
+            if step + 1 < cfg.steps:
+                save_state(state, weights, optimizer, step=step + 1, settings=settings(cfg))
+            found = of_strangers(sd, cfg, lidb, network, z[[row[0] for row in strangers]], z[[row[-1] for row in strangers]],
+                                 theta[len(rows):] if cfg.beta else None)
+            print(f"{step + 1:7d}/{cfg.steps}  of {len(strangers)} strangers: noise loss {found[0]:.3f} of the mean person's"
+                  f"{f', distance {found[1]:.3f}' if cfg.beta else ''}", flush=True)
         yield sd, {"step": step + 1, "of": cfg.steps, "loss": loss.item(), "noise": noise.item(), "distance": distance.item()}
     network.save(Path(cfg.out) / "hypernetwork.safetensors", cfg, lidb)
+    state.unlink(missing_ok=True)
 
 
 # === 3. one person ====================================================================================================
@@ -368,10 +428,8 @@ def predicted(sd, cfg, lidb, photo):
     device, path = sd.unet.conv_in.weight.device, Path(cfg.hypernetwork or HYPERNETWORK)
     if cfg.hypernetwork == "none":
         return torch.zeros(len(lidb.layers), cfg.a + cfg.b, device=device)
-    if not cfg.hypernetwork and cfg.model != TINY:
+    if not cfg.hypernetwork and (not path.exists() or Path(cfg.model).resolve() != Path(TINY).resolve()):
         raise UserError("--hypernetwork is missing: train one (--task optimise, then --task learn), or go without: --hypernetwork none")
-    if not path.exists():
-        raise UserError(f"--hypernetwork {path}: there is no such file")
     tensors, about = load_tensors(path)
     if "theta" in tensors:
         check_purpose(path, about, cfg, lidb)
@@ -384,8 +442,9 @@ def predicted(sd, cfg, lidb, photo):
 
 
 def train(cfg):
-    """Fast finetuning. Yields (sd, log), first with the hypernetwork's weights alone, then after every step. sd draws as the model does at
-    that moment, though the changes stand beside its weights; log has the step and the loss; the first one has the settled Config, the photo, the LiDB, theta and the LoRA."""
+    """Fast finetuning. Yields (sd, log), first with the hypernetwork's weights alone, then after every step. sd draws as the model does
+    at that moment, though the changes stand beside its weights; log has the step and the loss; the first one has the settled Config,
+    the photo, the LiDB, theta and the LoRA."""
     device = pick_device(cfg.device)
     sd = StableDiffusion.from_pretrained(cfg.model, device)
     cfg = settle(cfg, sd)
@@ -411,7 +470,7 @@ def train(cfg):
             words = sd.read([f"a {cfg.token} {cfg.class_name}"]).expand(cfg.batch_size, -1, -1)
             loss = noise_loss(sd, z, words, chance)
         loss.backward()
-        if not loss.isfinite():  # before the step: nothing has been touched by it
+        if not (loss.isfinite() and all(p.grad.isfinite().all() for p in trained)):  # before the step: nothing has been touched by it
             raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr")
         optimizer.step()
         optimizer.zero_grad()
@@ -446,22 +505,24 @@ def personalise(cfg):
         if log["step"] == 0:
             cfg, photo, lidb, theta = log["cfg"], log["photo"], log["lidb"], log["theta"]
             print(f"hyperdreambooth: one picture of a {cfg.class_name} | LiDB: {theta.numel():,} numbers in {len(lidb.layers)} layers, "
-                  f"hypernetwork: {cfg.hypernetwork or HYPERNETWORK.name} | finetuning a LoRA of rank {cfg.rank} | {theta.device}", flush=True)
+                  f"hypernetwork: {cfg.hypernetwork or HYPERNETWORK.name} | finetuning a LoRA of rank {cfg.rank} | {theta.device}",
+                  flush=True)
             everything, lidb.added = lidb.added, []
             with precision(sd, cfg):
-                before = pictures(sd, cfg)
+                drawn = {"before": pictures(sd, cfg)}
                 lidb.added = everything
-                guessed = pictures(sd, cfg)
+                if theta.any():
+                    drawn["the hypernetwork alone"] = pictures(sd, cfg)
         elif log["step"] % 10 == 0:
             print(f"step {log['step']:3d}/{cfg.steps}  loss {log['loss']:.4f}", flush=True)
-    with precision(sd, cfg):
-        after = pictures(sd, cfg)
     out = Path(cfg.out)
     save_tensors({"theta": theta}, out / "lidb.safetensors", {"purpose": json.dumps(purpose(cfg, lidb))})
     save_lora(lidb.added, out / "pytorch_lora_weights.safetensors")
+    with precision(sd, cfg):
+        drawn[f"{cfg.steps} steps of finetuning"] = pictures(sd, cfg)
     rows = [("the picture", [square(photo, cfg.size)])]
-    rows += [(f'"{prompt}"     before  |  the hypernetwork alone  |  and finetuning', before[prompt] + [None] + guessed[prompt] + [None] + after[prompt])
-             for prompt in before]
+    for prompt in drawn["before"]:
+        rows.append((f'"{prompt}"     {"  |  ".join(drawn)}', [one for of in drawn.values() for one in (*of[prompt], None)]))
     sheet(rows).save(out / "before_after.png")
     print(f"the weights: {out / 'pytorch_lora_weights.safetensors'}\nthe picture: {out / 'before_after.png'}")
 

@@ -121,8 +121,6 @@ class StableDiffusion:
     def load_embeds(self, path):
         """Adds the word that a textual inversion learned, and returns it. A safetensors file with one tensor (n, d) or (d,),
         named by its word; or, as A1111 and kohya write it, by "emb_params": then the word is the file's name."""
-        if Path(path).suffix in (".pt", ".bin"):
-            raise UserError(f"{path} is a pickle, which can run anything when it is opened; convert it to safetensors first")
         tensors, _ = load_tensors(path)
         if len(tensors) != 1:
             raise UserError(f"{path} has {len(tensors)} tensors; a learned word is one")
@@ -254,6 +252,8 @@ def run(command):
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise
         sys.exit(print(f"error: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr) or 2)
+    except torch.OutOfMemoryError:
+        sys.exit(print("error: the GPU's memory is full: a smaller --size or --batch-size, or --dtype bfloat16, needs less", file=sys.stderr) or 2)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -290,6 +290,9 @@ def main():
         sd.load_embeds(path)
     for path in a.lora:
         sd.load_lora(path)
+    for word in re.findall(r"<[^<>\s]+>", a.prompt):
+        if word not in sd.tokenizer.vocab:
+            print(f"the model does not know the word {word}: --embeds FILE adds one that was learned", file=sys.stderr)
     pictures = sd.sample(a.prompt, bar=True, negative=a.negative, images=a.images, steps=a.sampling_steps, guidance=a.guidance,
                          sampler=a.sampler, seed=a.seed, size=a.size)
     for i, picture in enumerate(pictures, 1):

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from checkpoint import UserError, load_state, save_state, save_tensors
+from checkpoint import UserError, load_state, resumable, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, sheet
 
@@ -94,11 +94,12 @@ def large(sd):
 
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    cfg = replace(cfg, size=cfg.size or sd.size, **{k: v[large(sd)] for k, v in SETTINGS.items() if getattr(cfg, k) is None})
+    found = {k: v[large(sd)] for k, v in SETTINGS.items()} | {"size": sd.size}
+    cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
+    if bool(cfg.images) != bool(cfg.class_name):
+        raise UserError("--images and --class-name go together, for example --images my_dog --class-name dog")
     if not cfg.images:
-        cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name=cfg.class_name or "cat")
-    if not cfg.class_name:
-        raise UserError("say what the photos show, for example --class-name dog")
+        cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
     if not re.fullmatch(r"<[^<>\s]+>", cfg.token):
         raise UserError(f"--token {cfg.token}: the new word is written in angle brackets, <like-this>")
     if (n := len(sd.tokenizer.encode(cfg.class_name))) != 1:
@@ -106,8 +107,15 @@ def settle(cfg, sd):
     for name in ("vectors", "steps", "batch_size", "sampling_steps", "save_every"):
         if getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
+    longest = max(len(sd.tokenizer.encode(sentence.format(cfg.class_name))) for sentence in TEMPLATES + STYLE_TEMPLATES)
+    if (room := sd.tokenizer.length - 2 - longest + 1) < cfg.vectors:
+        raise UserError(f"--vectors {cfg.vectors}: beside the longest sentence there is room for {room}")
+    if not cfg.lr > 0:
+        raise UserError(f"--lr {cfg.lr}: above 0")
     if cfg.size % sd.vae.factor or cfg.size < 2 * sd.vae.factor:
         raise UserError(f"--size {cfg.size}: a multiple of {sd.vae.factor}, please")
+    if not 0 <= cfg.seed < 2 ** 32:
+        raise UserError(f"--seed {cfg.seed}: 0 to {2 ** 32 - 1}")
     if cfg.dtype not in ("float32", "bfloat16"):
         raise UserError(f"--dtype {cfg.dtype}: float32 or bfloat16 (gradients of float16 underflow)")
     return cfg
@@ -182,6 +190,8 @@ def train(cfg):
     coarse = sd.text.table.weight.data[sd.tokenizer.encode(cfg.class_name)]           # (1, d)
     ids = sd.add_word(cfg.token, coarse.repeat(cfg.vectors, 1))
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    state = Path(cfg.out) / "state.safetensors"
+    saved = resumable(state, settings(cfg)) if cfg.resume else {}
     for part in (sd.unet, sd.text, sd.vae):
         part.requires_grad_(False)
     yield sd, {"step": 0, "cfg": cfg, "photos": photos, "ids": ids}
@@ -193,11 +203,10 @@ def train(cfg):
     v = sd.text.table.weight.data[ids].clone().requires_grad_(True)                    # (n, d)
     sd.unet.checkpointing = large(sd)
     optimizer = torch.optim.AdamW([v], lr=cfg.lr, weight_decay=0.01)
-    state, first = Path(cfg.out) / "state.safetensors", 0
-    if cfg.resume and state.exists():
-        first = load_state(state, {"v": [v]}, optimizer, settings=settings(cfg))["step"]
+    if saved:
+        load_state(state, {"v": [v]}, optimizer)
 
-    for step in range(first, cfg.steps):
+    for step in range(saved.get("step", 0), cfg.steps):
         chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)  # a step's chance is its own: resuming needs no more
         i = torch.randint(len(mean), (cfg.batch_size,), generator=chance)
         z = (mean[i] + std[i] * torch.randn(mean[i].shape, generator=chance).to(mean)) * sd.vae.config.scaling_factor
@@ -207,8 +216,7 @@ def train(cfg):
             loss = inversion_loss(sd, z, words, chance)
         loss.backward()
         if not (loss.isfinite() and v.grad.isfinite().all()):  # before the step: the vector has not been touched by it
-            kept = f"{state} has the last good state" if state.exists() else "nothing was saved yet"
-            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr; {kept}")
+            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr")
         optimizer.step()
         optimizer.zero_grad()
         sd.text.table.weight.data[ids] = v.data
@@ -248,10 +256,10 @@ def main(cfg):
             tqdm.write(f"step {log['step']:4d}/{cfg.steps}  loss {mean['loss']:.4f}  |v| {log['norm']:.2f} (words: "
                        f"{lengths.quantile(0.05):.2f} to {lengths.quantile(0.95):.2f})")
     bar.close()
-    with precision(sd, cfg):
-        after = pictures(sd, cfg)
     out = Path(cfg.out)
     save_tensors({cfg.token: sd.text.table.weight[ids]}, out / "learned_embeds.safetensors")
+    with precision(sd, cfg):
+        after = pictures(sd, cfg)
     rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
     rows += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
     sheet(rows).save(out / "before_after.png")

@@ -19,7 +19,6 @@ from tiny_world.draw import draw
 from tiny_world.world import caption, random_scene
 
 torch.set_grad_enabled(False)  # nothing is trained here
-
 FAST = "FAST" in os.environ
 sd = StableDiffusion.from_pretrained(TINY)
 schedule = sd.schedule

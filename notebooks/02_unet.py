@@ -62,7 +62,8 @@ print(f"{count:,}  match: {count == 859_520_964}")
 
 # %%
 words, nothing, change = sd.read(["a red cat wearing a santa hat in the snow"]), sd.read([""]), {}
-for t, z, z_0 in sd.walk("a red cat wearing a santa hat in the snow", steps=4 if FAST else 40, sampler="ddim", guidance=4, seed=2):
+steps = list(sd.walk("a red cat wearing a santa hat in the snow", steps=4 if FAST else 40, sampler="ddim", guidance=4, seed=2))
+for (_, z, _), (t, _, _) in zip(steps, steps[1:]):  # z as one step left it, and the t at which the next one looks at it
     at = torch.tensor([t])
     with_words, without = sd.unet(z, at, words), sd.unet(z, at, nothing)
     change[t] = ((with_words - without).norm() / without.norm()).item()
@@ -99,15 +100,18 @@ def looked_at(prompt, seed, steps):
     """The picture, and the picture lit for each token of the prompt."""
     words, ids = sd.read([prompt]), sd.tokenizer.encode(prompt)
     heat = torch.zeros(len(ids), 64, 64)
-    for t, z, _ in sd.walk(prompt, steps=steps, sampler="ddim", guidance=4, seed=seed):
+    drawn = list(sd.walk(prompt, steps=steps, sampler="ddim", guidance=4, seed=seed))
+    for (_, z, _), (t, _, _) in zip(drawn, drawn[1:]):
         maps = []
         sd.unet(z, torch.tensor([t]), words, maps)
         for m in maps:
             side = int(m.shape[2] ** 0.5)
             token = m[0].mean(0).T[1:1 + len(ids)].view(1, -1, side, side)
             heat += F.interpolate(token, 64, mode="bilinear")[0]
-    picture = to_images(sd.decode(z))[0]
-    return picture, heat
+    return to_images(sd.decode(drawn[-1][1]))[0], heat
+
+picture, heat = looked_at("a blue teapot on the beach", seed=2, steps=3 if FAST else 20)
+print("share of all gazes at each token:", [f"{h / heat.sum():.2f}" for h in heat.sum((1, 2))])
 
 # %% [markdown]
 # Bright: here it looked at that word more than elsewhere. Each word is scaled by itself.

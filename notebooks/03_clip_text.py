@@ -2,7 +2,7 @@
 # # From a prompt to vectors
 #
 # `clip_text.py` cuts a prompt into tokens and turns each into a vector that has read all words before it. By the end you can say what a
-# token is, what the table of words holds, what an identifier like `sks` is for the model, and what the unused 25 places of a prompt do.
+# token is, what the table of words holds, what an identifier like `sks` is for the model, and what the unused 24 places of a prompt do.
 
 # %%
 import sys

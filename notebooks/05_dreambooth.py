@@ -28,7 +28,7 @@ cfg = Config(steps=4 if FAST else 300, class_images=4 if FAST else 64, sampling_
 print(cfg.steps, "steps of", cfg.lr or "the table's learning rate")
 
 # %% [markdown]
-# Who is to be learned? Five photos of one cat that the model never saw. What do they have in common, and what is chance?
+# Who is to be learned? Four photos of one cat that the model never saw. What do they have in common, and what is chance?
 
 # %%
 photos = dreambooth.load_pictures(SUBJECTS / "cat")
@@ -50,19 +50,19 @@ sheet([(prompt, draw(sd, prompt)) for prompt in ("a photo of a cat", "a photo of
 print("sks ->", sd.tokenizer.encode("sks"), "   cat ->", sd.tokenizer.encode("cat"))
 
 # %% [markdown]
-# What moves in training? Not the text encoder, not the VAE. Predict the number of trained parameters before you run the cell:
-# is it closer to 7 thousand, 7 million or 860 million?
+# What moves in training? Not the VAE; the UNet always, and on the tiny world the text encoder too. Predict the number of trained
+# parameters before you run the cell: is it closer to 7 thousand, 7 million or 860 million?
 
 # %%
-count = lambda module: sum(p.numel() for p in module.parameters())
-print(f"UNet {count(sd.unet):,} trained | text encoder {count(sd.text):,} and VAE {count(sd.vae):,} frozen")
+settled = dreambooth.settle(cfg, sd)
+count = lambda *modules: sum(p.numel() for module in modules for p in module.parameters())
+print(f"{count(sd.unet, *[sd.text] * settled.train_text_encoder):,} trained | VAE {count(sd.vae):,} frozen")
 
 # %% [markdown]
 # The subject's photos alone would teach that *every* cat is this cat. So the model first draws some of its own cats: the prior,
 # what it must not forget. Here are a few, decoded from the latents that the loss will see.
 
 # %%
-settled = dreambooth.settle(cfg, sd)
 with torch.no_grad():
     prior = class_latents(sd, settled)
     drawn = to_images(sd.decode(prior[:8]))
@@ -75,8 +75,7 @@ sheet([("class pictures, drawn by the frozen model", drawn)])
 print(inspect.getsource(dreambooth.dreambooth_loss))
 
 # %% [markdown]
-# Train twice: with the prior's half, and without it (`prior_weight=0`). Same seed, same steps. What will the two loss curves
-# have in common?
+# Train twice: with the prior's half, and without it (`prior_weight=0`). Same steps. Which run will have the lower loss on the subject?
 
 # %%
 runs = {}
@@ -88,7 +87,8 @@ for weight in (1.0, 0.0):
     print(f"lambda = {weight}: last loss on the subject {sum(losses[-20:]) / len(losses[-20:]):.4f}")
 
 # %% [markdown]
-# The raw loss is mostly a function of which t was drawn; smoothed over 20 steps it falls in both runs.
+# The raw loss jumps with the t that was drawn; smoothed over 20 steps it falls in both runs. The one without the prior has nothing
+# else to please.
 
 # %%
 for weight, (_, losses) in runs.items():

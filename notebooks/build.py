@@ -12,7 +12,9 @@ from nbclient import NotebookClient
 from PIL import Image
 
 HERE = Path(__file__).parent
-
+SOURCES = sorted(HERE.glob("[0-9]*.py"))
+if unknown := set(sys.argv[1:]) - {source.stem for source in SOURCES}:
+    sys.exit(f"no such notebook: {', '.join(unknown)}; there are {', '.join(source.stem for source in SOURCES)}")
 
 
 def smaller(data):
@@ -23,7 +25,7 @@ def smaller(data):
         data["image/jpeg"] = base64.b64encode(file.getvalue()).decode()
 
 
-for source in sorted(HERE.glob("[0-9]*.py")):
+for source in SOURCES:
     if sys.argv[1:] and source.stem not in sys.argv[1:]:
         continue
     book = jupytext.read(source)

@@ -119,6 +119,8 @@ def test_the_square_is_cut_from_the_middle_of_an_upright_photo():
 
 @pytest.mark.parametrize("change, message", [
     (dict(class_name=""), "--class-name"), (dict(steps=0), "--steps 0"), (dict(size=60), "--size 60"),
+    (dict(images=""), "go together"), (dict(class_name=" "), "no word"), (dict(token=""), "no word"), (dict(lr=0.0), "--lr 0"),
+    (dict(lr=float("nan")), "--lr nan"), (dict(prior_weight=-1.0), "--prior-weight -1"), (dict(seed=-1), "--seed -1"), (dict(size=0), "--size 0"),
     (dict(dtype="float16"), "float32 or bfloat16"), (dict(images="nowhere"), "nowhere"), (dict(batch_size=0), "--batch-size 0")])
 def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
     with pytest.raises(UserError, match=message) as error:
@@ -126,8 +128,10 @@ def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_random_crops_train_too(cfg):
-    assert last(train(replace(cfg, random_crop=True)))
+def test_random_crops_are_other_pictures(cfg):
+    """The same chance otherwise: what is learned differs only if other squares were seen."""
+    a, b = [weights(last(train(replace(cfg, random_crop=crop)))) for crop in (False, True)]
+    assert not same(a, b)
 
 
 def test_bfloat16_computes_and_float32_keeps(cfg):

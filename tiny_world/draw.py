@@ -11,6 +11,7 @@ shows what there is as a grid of pictures:
 import argparse
 import multiprocessing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -102,6 +103,10 @@ def main():
     parser.add_argument("--out", default="world.png")
     parser.add_argument("--zoom", type=int, default=2)
     a = parser.parse_args()
+    if a.zoom < 1 or a.first < 0:
+        parser.error(f"--zoom {a.zoom} --first {a.first}: at least 1 and at least 0")
+    if Image.registered_extensions().get(Path(a.out).suffix.lower()) not in Image.SAVE:
+        parser.error(f"--out {a.out}: the name should end in .png or .jpg")
     grid(scenes(a), a.zoom).save(a.out)
     print(a.out)
 

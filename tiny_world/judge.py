@@ -13,6 +13,7 @@ picture is one, and below one half no other answer counts.
 """
 import argparse
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
-from checkpoint import UserError, load_state, save_state, save_tensors
+from checkpoint import UserError, load_state, load_tensors, resumable, save_state, save_tensors
 from stable_diffusion import TINY, StableDiffusion, run, to_tensor
 from tiny_world.draw import draw_all
 from tiny_world.world import (ACCESSORIES, CLASSES, COLOURS, CONTEXTS, FINISHES, HELD_OUT, STYLES, random_identity,
@@ -37,6 +37,7 @@ ANSWERS = {
     "finish": ("", *FINISHES), "cube": (False, True), "drawing": (False, True),
 }
 EMBEDDING = 64
+PEOPLE, VIEWS = 400, 6  # individuals of each class that it learns to tell apart, and photos of each
 
 
 class Block(nn.Module):
@@ -73,7 +74,7 @@ class Judge(nn.Module):
         if not path.exists():
             raise UserError(f"{path} is not there: python -m tiny_world.judge --train makes it")
         judge = cls()
-        judge.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in load_file(path).items()})
+        judge.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in load_tensors(path)[0].items()})
         return judge.eval()
 
     @torch.no_grad()
@@ -161,34 +162,37 @@ def through_the_vae(pictures, vae):
     return ((torch.cat(parts) + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
-def train(steps, work, resume):
-    """Learns from 64,000 drawings of all kinds and 1,920 individuals in 8 photos each, half of them through the VAE, and from
-    spoiled ones. All of individuals that neither the shipped subjects nor the examination has."""
+def train(steps, work, out, resume):
+    """Learns from 64,000 drawings of all kinds and 6,400 individuals in 6 photos each, half of them through the VAE, and from
+    spoiled ones. All are of individuals that neither the shipped subjects nor the examination has."""
     work.mkdir(parents=True, exist_ok=True)
     vae = StableDiffusion.from_pretrained(TINY).vae
-    kinds, views = anything(1, HELD_OUT, 64_000), individuals(2, 3 * HELD_OUT, 120, 8, twins=True)
-    if not (work / "pictures.npz").exists():
+    kinds, views = anything(1, HELD_OUT, 64_000), individuals(2, 3 * HELD_OUT, PEOPLE, VIEWS, twins=True)
+    path, about = work / "pictures.npz", f"{len(kinds)} and {len(views)} drawings, scale {vae.config.scaling_factor}"
+    if not path.exists() or str(np.load(path)["about"]) != about:
         drawn = {"kinds": np.stack([*draw_all(kinds)]), "views": np.stack([*draw_all(views)])}
-        np.savez(work / "pictures.npz", **drawn, **{name + "_vae": through_the_vae(drawn[name], vae) for name in drawn})
-    pictures = dict(np.load(work / "pictures.npz"))
+        np.savez(work / "partial.npz", about=about, **drawn, **{name + "_vae": through_the_vae(drawn[name], vae) for name in drawn})
+        os.replace(work / "partial.npz", path)
+    pictures = dict(np.load(path))
     right = {"kinds": torch.tensor([answers(s) for s in kinds]), "views": torch.tensor([answers(s) for s in views])}
 
     torch.manual_seed(0)
     judge = Judge().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.05, fused=True)
     weights = {"live": list(judge.state_dict().values())}
-    state, first, start, last_save, mean = work / "judge.safetensors", 0, time.time(), time.time(), {}
-    if resume and state.exists():
-        first = load_state(state, weights, optimizer)["step"]
-    for step in range(first, steps):
+    state, start, last_save, mean, settings = work / "state.safetensors", time.time(), time.time(), {}, {"steps": steps, "pictures": about}
+    saved = resumable(state, settings) if resume else {}
+    if saved:
+        load_state(state, weights, optimizer)
+    for step in range(saved.get("step", 0), steps):
         rng = np.random.default_rng([3, step])
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, (step + 1) / 300, 2 * (steps - step) / steps)  # level, then down over the second half
         through = "_vae" if rng.random() < 0.5 else ""
         i = rng.integers(len(kinds), size=64)
         # 12 individuals of one class in 4 photos each, neighbours included: near twins are what has to be told apart
-        who = rng.integers(len(CLASSES)) * 120 + (rng.integers(120, size=6)[:, None] // 2 * 2 + np.arange(2)).ravel()
-        j = (who[:, None] * 8 + rng.permuted(np.tile(np.arange(8), (len(who), 1)), axis=1)[:, :4]).ravel()
+        who = rng.integers(len(CLASSES)) * PEOPLE + (rng.integers(PEOPLE, size=6)[:, None] // 2 * 2 + np.arange(2)).ravel()
+        j = (who[:, None] * VIEWS + rng.permuted(np.tile(np.arange(VIEWS), (len(who), 1)), axis=1)[:, :4]).ravel()
         x = torch.cat([as_input(pictures["kinds" + through][i]), as_input(pictures["views" + through][j])])
         if rng.random() < 0.3:  # generated pictures are a little soft or grainy
             x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "replicate"), 3, 1) * 0.5 + x * 0.5 if rng.random() < 0.5 else \
@@ -208,9 +212,9 @@ def train(steps, work, resume):
             print(f"step {step + 1:6d}/{steps}  " + "  ".join(f"{q} {v:.3f}" for q, v in mean.items()) + f"  {(time.time() - start) / 60:.0f} min",
                   flush=True)
         if time.time() - last_save > 120 or step + 1 == steps:
-            save_state(state, weights, optimizer, step=step + 1)
+            save_state(state, weights, optimizer, step=step + 1, settings=settings)
             last_save = time.time()
-    save_tensors({n: t.half() if t.is_floating_point() else t for n, t in judge.state_dict().items()}, FILE)
+    save_tensors({n: t.half() if t.is_floating_point() else t for n, t in judge.state_dict().items()}, out)
     return judge.eval()
 
 
@@ -268,9 +272,10 @@ def main():
     p.add_argument("--steps", type=int, default=12_000)
     p.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
     p.add_argument("--work", default="runs/judge", help="pictures and the state to resume from")
+    p.add_argument("--out", default="runs/judge/judge.safetensors", help="what the training writes; the shipped one is tiny_world/judge.safetensors")
     p.add_argument("--json", help="write the examination to this file too")
     a = p.parse_args()
-    judge = train(a.steps, Path(a.work), a.resume) if a.train else Judge.load()
+    judge = train(a.steps, Path(a.work), Path(a.out), a.resume) if a.train else Judge.load()
     report = examine(judge, StableDiffusion.from_pretrained(TINY).vae)
     print(f"{'':22s}{'drawings':>10s}{'through the VAE':>18s}")
     for q in report["drawings"]:

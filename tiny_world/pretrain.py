@@ -7,9 +7,8 @@
 
 Every random choice of a step comes from (seed, step), and the state is saved every few minutes by writing beside and
 renaming: with --resume a run that was killed at any moment ends in the same bits as one that was not. A grid of samples
-is written each time. The result is a folder in the public layout, as the chapters load it: tiny_world/model.
-
-tiny_world/README.md has what the shipped checkpoint cost.
+is written each time. The result is a folder in the public layout, as the chapters load it: runs/pretrain/model. The one that is
+shipped, tiny_world/model, came from these defaults; tiny_world/README.md has what it cost and how it does.
 """
 import argparse
 import collections
@@ -23,13 +22,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from checkpoint import load_state, save_state
+from checkpoint import UserError, load_state, resumable, save_state
 from clip_text import BYTES, END, START, CLIPText, CLIPTextConfig, Tokenizer, words
 from ddpm import ScheduleConfig
-from stable_diffusion import StableDiffusion
+from stable_diffusion import TINY, StableDiffusion, run
 from tiny_unet import Attention, UNet, UNetConfig
 from tiny_world import sheet
-from tiny_world.draw import draw_all
+from tiny_world.draw import draw, draw_all
 from tiny_world.examine import examine, training_captions
 from tiny_world.judge import as_input
 from tiny_world.world import IDENTIFIERS, caption, random_scene
@@ -40,13 +39,13 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Config:
-    out: str = "tiny_world/model"  # the checkpoint, in the public layout
-    work: str = "runs/pretrain"    # pictures, latents, the state to resume from, logs and sample grids
+    work: str = "runs/pretrain"    # pictures, latents, the state to resume from, sample grids
+    out: str = ""                  # the checkpoint, in the public layout; "": model in `work`
     pictures: int = 100_000        # drawn once and used again and again, each time with a new caption
     vae_steps: int = 20_000
     vae_batch: int = 8             # many small steps: each picture has thousands of pixels to learn from
     vae_lr: float = 2e-3
-    steps: int = 40_000
+    steps: int = 32_000
     batch: int = 32
     lr: float = 2e-3               # of the diffusion stage, whose optimizer is Muon
     warmup: int = 500
@@ -56,7 +55,7 @@ class Config:
     save_minutes: float = 5.0
     seed: int = 0
     resume: bool = False           # go on from the state in `work`
-    examine: bool = False          # train nothing; examine the checkpoint in `out` (tiny_world/examine.py)
+    examine: bool = False          # train nothing; examine the checkpoint in `out`, or the shipped one (tiny_world/examine.py)
     json: str = ""                 # write the examination to this file too
 
 
@@ -120,8 +119,11 @@ def make_tokenizer(cfg):
 def make_pictures(cfg, work):
     """(pictures, 64, 64, 3) bytes, drawn on all cores."""
     path = work / "pictures.npy"
-    if path.exists() and len(np.load(path, mmap_mode="r")) == cfg.pictures:
-        return np.load(path, mmap_mode="r")
+    if path.exists():
+        pictures = np.load(path, mmap_mode="r")
+        some = range(0, cfg.pictures, cfg.pictures // 20 + 1)  # are they of the same scenes, drawn by the same code?
+        if len(pictures) == cfg.pictures and all(np.array_equal(pictures[i], draw(scene(cfg, i))) for i in some):
+            return pictures
     start = time.time()
     pictures = np.lib.format.open_memmap(work / "pictures.tmp", "w+", np.uint8, (cfg.pictures, 64, 64, 3))
     for i, picture in enumerate(draw_all(scene(cfg, i) for i in range(cfg.pictures))):
@@ -134,6 +136,11 @@ def make_pictures(cfg, work):
 
 # === the two training stages ==========================================================================================
 
+def settings(cfg, names):
+    """What a stage's result depends on: it can only be resumed with the same."""
+    return {name: getattr(cfg, name) for name in ("pictures", "warmup", "decay", "seed", *names)}
+
+
 def learning_rate(cfg, step, steps, peak):
     """Up over `warmup` steps, level, and down to zero over the last `decay` of them."""
     return peak * min(1.0, (step + 1) / cfg.warmup, (steps - step) / (cfg.decay * steps))
@@ -143,11 +150,12 @@ def train_vae(cfg, work, pictures):
     torch.manual_seed(cfg.seed)
     vae = VAE(VAE_CONFIG)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=cfg.vae_lr, weight_decay=1e-4, fused=True)
-    state, first, start, seconds = work / "vae.safetensors", 0, time.time(), 0.0
-    weights = {"live": list(vae.parameters())}
-    if cfg.resume and state.exists():
-        saved = load_state(state, weights, optimizer)
-        first, seconds = saved["step"], saved["seconds"]
+    state, start, weights = work / "vae.safetensors", time.time(), {"live": list(vae.parameters())}
+    about = settings(cfg, ("vae_steps", "vae_batch", "vae_lr"))
+    saved = resumable(state, about) if cfg.resume else {}
+    if saved:
+        load_state(state, weights, optimizer)
+    first, seconds = saved.get("step", 0), saved.get("seconds", 0.0)
     mean_loss, last_save = None, time.time()
     for step in range(first, cfg.vae_steps):
         rng = np.random.default_rng([cfg.seed, 1, step])
@@ -171,14 +179,14 @@ def train_vae(cfg, work, pictures):
             print(f"vae step {step + 1:5d}/{cfg.vae_steps}  mse {mean_loss:.5f}  psnr {10 * np.log10(4 / mean_loss):.1f} dB"
                   f"  kl {kl.item():.1f}  {(time.time() - start + seconds) / 60:.0f} min", flush=True)
         if time.time() - last_save > 60 * cfg.save_minutes or step + 1 == cfg.vae_steps:
-            save_state(state, weights, optimizer, step=step + 1, seconds=seconds + time.time() - start)
+            save_state(state, weights, optimizer, step=step + 1, seconds=seconds + time.time() - start, settings=about)
             last_save = time.time()
     return vae.eval()
 
 
 @torch.no_grad()
 def encode_all(cfg, work, vae, pictures):
-    """All latents' means, fp16 (pictures, 4, 16, 16), and the factor that brings them to unit variance."""
+    """All latents' means, fp16 (pictures, 8, 16, 16), and the factor that brings them to unit variance."""
     path = work / "latents.npy"
     if not (cfg.resume and path.exists()):
         with torch.autocast("cpu", torch.bfloat16):
@@ -246,11 +254,12 @@ def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
     sd = StableDiffusion(tokenizer, text, unet, VAE(replace(VAE_CONFIG, scaling_factor=scale)), SCHEDULE_CONFIG)
     sd.vae.load_state_dict(vae.state_dict())
     scenes = [scene(cfg, i) for i in range(cfg.pictures)]
-    state, first, start, seconds = work / "diffusion.safetensors", 0, time.time(), 0.0
-    weights = {"live": live, "shadow": shadow}
-    if cfg.resume and state.exists():
-        saved = load_state(state, weights, optimizer)
-        first, seconds = saved["step"], saved["seconds"]
+    state, start, weights = work / "diffusion.safetensors", time.time(), {"live": live, "shadow": shadow}
+    about = settings(cfg, ("vae_steps", "vae_batch", "vae_lr", "steps", "batch", "lr", "ema", "empty"))
+    saved = resumable(state, about) if cfg.resume else {}
+    if saved:
+        load_state(state, weights, optimizer)
+    first, seconds = saved.get("step", 0), saved.get("seconds", 0.0)
     count = lambda m: sum(p.numel() for p in m.parameters())
     print(f"diffusion: unet {count(unet):,} + text {count(text):,} parameters, from step {first}", flush=True)
 
@@ -282,11 +291,11 @@ def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
             print(f"step {step + 1:6d}/{cfg.steps}  loss {mean_loss:.4f}  grad {norm:.2f}  pictures {(step + 1) * cfg.batch:,}"
                   f"  {minutes:.0f} min", flush=True)
         if time.time() - last_save > 60 * cfg.save_minutes or step + 1 == cfg.steps:
-            save_state(state, weights, optimizer, step=step + 1, seconds=seconds + time.time() - start)
+            save_state(state, weights, optimizer, step=step + 1, seconds=seconds + time.time() - start, settings=about)
             now = [p.data.clone() for p in live]
             torch._foreach_copy_([p.data for p in live], shadow)
             grid(sd, work / f"samples_{step + 1:06d}.png")
-            sd.save(cfg.out, half=True)
+            sd.save(cfg.out or work / "model", half=True)
             torch._foreach_copy_([p.data for p in live], now)
             last_save = time.time()
     return sd
@@ -311,7 +320,7 @@ def grid(sd, path):
 
 
 def print_examination(cfg):
-    sd = StableDiffusion.from_pretrained(cfg.out)
+    sd = StableDiffusion.from_pretrained(cfg.out or TINY)
     seen = training_captions(cfg, [scene(cfg, i) for i in range(cfg.pictures)], cfg.steps)
     report, pictures = examine(sd, seen)
     print(f"{report['prompts']} prompts that are none of {len(seen):,} captions of the training, 30 DDIM steps, guidance {report['guidance']}")
@@ -322,16 +331,24 @@ def print_examination(cfg):
         if name not in ("model", "real", "prompts", "guidance"):
             print(f"{name}: {value:.2f}")
     rows = [("", pictures[i:i + 16]) for i in range(0, 256, 16)]
+    Path(cfg.work).mkdir(parents=True, exist_ok=True)
     sheet(rows, 64).save(Path(cfg.work) / "examination.png")
     if cfg.json:
         Path(cfg.json).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
 def main(cfg):
-    work = Path(cfg.work)
-    work.mkdir(parents=True, exist_ok=True)
+    for name in ("pictures", "vae_steps", "vae_batch", "steps", "batch", "warmup"):
+        if getattr(cfg, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
+    if not 0 < cfg.decay <= 1:
+        raise UserError(f"--decay {cfg.decay}: a share of the steps, above 0 and up to 1")
     if cfg.examine:
         return print_examination(cfg)
+    work = Path(cfg.work)
+    if not cfg.resume and [*work.glob("*.safetensors")]:
+        raise UserError(f"{work} has the state of an earlier training: go on with --resume, or take another --work")
+    work.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(cfg)
     pictures = make_pictures(cfg, work)
     vae = train_vae(cfg, work, pictures)
@@ -348,4 +365,4 @@ def parse_config():
 
 
 if __name__ == "__main__":
-    main(parse_config())
+    run(lambda: main(parse_config()))

@@ -61,6 +61,8 @@ def main():
     p.add_argument("--count", type=int, default=2000)
     p.add_argument("--views", type=int, default=4)
     a = p.parse_args()
+    if a.count < 1 or a.views < 1:
+        p.error(f"--count {a.count} --views {a.views}: at least 1")
     if a.crowd:
         crowd(Path(a.crowd), a.cls, a.count, a.views)
         print(f"{a.count} individuals of class {a.cls} in {a.crowd}")
