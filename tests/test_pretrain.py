@@ -7,7 +7,7 @@ import torch
 from conftest import same, weights
 
 from checkpoint import UserError, save_state
-from stable_diffusion import StableDiffusion
+from stable_diffusion import TINY, StableDiffusion
 from tiny_world import pretrain, world
 from tiny_world.pretrain import Config, Muon
 from tiny_world.world import IDENTIFIERS, caption
@@ -77,6 +77,20 @@ def test_no_held_out_individual_and_no_identifier_is_ever_trained_on(monkeypatch
     for i in range(300):
         assert not set(caption(pretrain.scene(Config(), i), np.random.default_rng(i)).split()) & set(IDENTIFIERS)
     assert len(seeds) == 300 and min(seeds) >= 2 ** 31 - 5
+
+
+def test_words_that_no_caption_had_say_as_little_as_a_filler():
+    """On the shipped model: the noun is read alike with and without an unused identifier; with a colour it is not."""
+    sd = StableDiffusion.from_pretrained(TINY)
+    table, teapot = sd.text.table.weight, sd.tokenizer.encode("teapot")[0]
+
+    def noun(words):
+        prompt = f"a photo of a {words}teapot on the beach"
+        return sd.read([prompt])[0, sd.tokenizer(prompt)[0].tolist().index(teapot)]
+    for word in IDENTIFIERS:
+        assert (noun(word + " ") - noun("")).norm() < 0.5 * (noun("red ") - noun("")).norm(), word
+    rows = torch.stack([table[sd.tokenizer.encode(word)[0]] for word in IDENTIFIERS])
+    assert torch.nn.functional.cosine_similarity(rows[0], rows[1], dim=0) < 0.99, "each its own"
 
 
 def test_muon_steps_along_the_nearest_orthogonal_matrix():

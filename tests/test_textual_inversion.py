@@ -144,9 +144,9 @@ def test_other_tools_files_are_read_and_pickles_are_refused(cfg, tmp_path):
 
 
 def test_it_learns_the_word(tmp_path):
-    """On the tiny world, 60 steps of one vector: its sentence fits the photos better than the coarse word's does, and the word has
+    """On the tiny world, 120 steps of one vector: its sentence fits the photos better than the coarse word's does, and the word has
     come near to one that says what the photos show: the cat is orange, with black spots, and so are things named "dostu"."""
-    for sd, log in train(Config(steps=60, batch_size=4, out=str(tmp_path))):
+    for sd, log in train(Config(steps=120, batch_size=4, out=str(tmp_path))):
         if log["step"] == 0:
             subject = sd.encode(torch.stack([to_tensor(photo) for photo in log["photos"]]), torch.Generator().manual_seed(0))
             ids, before = log["ids"], {word for word, _ in nearest_words(sd, log["ids"])[0]}

@@ -176,10 +176,11 @@ def caption(scene, rng):
     words = []
     if maybe(0.15): words.append(pick(FILLERS))
     named = maybe(0.3) and scene.style != "pencil sketch" and who.pattern in LAST
-    if maybe(0.2 if named else 0.6) and who.colour != "skin" and scene.style != "pencil sketch": words.append(who.colour)
+    coloured = maybe(0.35 if named else 0.6) and who.colour != "skin" and scene.style != "pencil sketch"
+    if coloured: words.append(who.colour)
     if scene.finish and maybe(0.95): words.append(scene.finish)
     if scene.cube: words.append("cube shaped")
-    if named: words.append(name(who))  # where personalization puts its identifier: "a red sks cat"
+    if named: words.append(name(replace(who, colour=pick(tuple(COLOURS))) if coloured else who))  # a colour that is said wins: "a red sks cat"
     noun = " ".join([*words, who.cls])
     noun = pick(("the ", "my ", "one ")) + noun if maybe(0.15) else article(noun)
 
