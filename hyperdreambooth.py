@@ -248,6 +248,13 @@ def noise_loss(sd, z, words, generator):
     return F.mse_loss(output.float(), sd.schedule.target(z, eps, t))                   # compare
 
 
+def noise_with(sd, cfg, lidb, theta, z, generator):
+    """The noise loss of z (p, 4, y, x) with theta beside the weights: (p, layers, a + b), or (layers, a + b) for all of them."""
+    lidb.added = [lidb.factors(theta)]
+    with precision(sd, cfg):
+        return noise_loss(sd, z, sd.read([f"a {cfg.token} {cfg.class_name}"] * len(z)), generator)
+
+
 EVERYONE = "all people together"
 
 
@@ -258,10 +265,7 @@ def fit(sd, cfg, lidb, z, rows, theta, chance):
     for step in range(cfg.steps):
         some = rows if len(theta) == len(rows) else [rows[i] for i in torch.randperm(len(rows), generator=chance)[:cfg.batch_size]]
         i = [row[torch.randint(len(row), (1,), generator=chance)] for row in some]          # a picture of each
-        lidb.added = [lidb.factors(theta.expand(len(some), -1, -1))]
-        with precision(sd, cfg):
-            words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(some))
-            loss = noise_loss(sd, z[i], words, chance)
+        loss = noise_with(sd, cfg, lidb, theta.expand(len(some), -1, -1), z[i], chance)
         (loss * len(some)).backward()  # each person's own gradient, however many share the batch
         if not (loss.isfinite() and theta.grad.isfinite().all()):
             raise UserError(f"the loss became {loss.item()}: start again with a lower --lr")
@@ -363,10 +367,7 @@ def of_strangers(sd, cfg, lidb, network, seen, drawn, theta):
         guess = network(seen[part])
         distance += ((guess - theta[part].to(guess)) ** 2).sum().item() if theta is not None else 0.0
         for name, these in (("guess", guess), ("start", network.start)):
-            lidb.added = [lidb.factors(these)]
-            with precision(sd, cfg):
-                words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(guess))
-                noise[name] += noise_loss(sd, drawn[part], words, torch.Generator().manual_seed(i)).item() * len(guess)
+            noise[name] += noise_with(sd, cfg, lidb, these, drawn[part], torch.Generator().manual_seed(i)).item() * len(guess)
     return noise["guess"] / noise["start"], distance / (len(seen) * network.start.numel() * network.scale.item() ** 2)
 
 
@@ -384,7 +385,8 @@ def learn(sd, cfg):
         theta, start = found_thetas(cfg, lidb, rows)
         network.start.copy_(start)
         network.scale.copy_((theta - start).std())
-    rows, strangers = [*rows.values()][:-max(1, len(rows) // 20)], [*rows.values()][-max(1, len(rows) // 20):]
+    everyone, kept = [*rows.values()], max(1, len(rows) // 20)
+    rows, strangers = everyone[:-kept], everyone[-kept:]
     weights = {"hypernetwork": [*network.parameters()]}
     optimizer = torch.optim.AdamW(weights["hypernetwork"], lr=cfg.lr, weight_decay=0.01, fused=True)
     if saved:
@@ -395,10 +397,7 @@ def learn(sd, cfg):
         pairs = [[rows[i][j] for j in torch.randperm(len(rows[i]), generator=chance)] for i in who]
         seen, drawn = z[[pair[0] for pair in pairs]], z[[pair[-1] for pair in pairs]]
         guess = network(seen)
-        lidb.added = [lidb.factors(guess)]
-        with precision(sd, cfg):
-            words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(who))
-            noise = noise_loss(sd, drawn, words, chance)
+        noise = noise_with(sd, cfg, lidb, guess, drawn, chance)
         distance = F.mse_loss(guess, theta[who].to(guess)) / network.scale ** 2 if cfg.beta else torch.zeros(())
         loss = noise + cfg.beta * distance
         loss.backward()
