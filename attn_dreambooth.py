@@ -62,7 +62,7 @@ class Config:
     augment: bool = None              # photos rotated up to 45 degrees, mirrored, cropped, another way each step
     size: int = None                  # side of the pictures in pixels; None: what the model was trained on
     sampling_steps: int = None        # for the pictures before and after
-    guidance: float = None
+    guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
@@ -74,7 +74,6 @@ class Config:
 SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
     "augment":          (False,      True),
     "sampling_steps":   (25,         25),
-    "guidance":         (4.0,        7.5),
     "save_every":       (100,        100),
 }
 
@@ -90,14 +89,9 @@ LAMBDAS = {"1": (0.1, 0.0), "2": (2.0, 5.0), "3": (2.0, 5.0)}  # lambda_mean and
 PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
 
 
-def large(sd):
-    """Stable Diffusion, or the tiny world's model?"""
-    return sum(p.numel() for p in sd.unet.parameters()) >= 100e6
-
-
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    found = {k: v[large(sd)] for k, v in SETTINGS.items()} | {"size": sd.size}
+    found = {k: v[sd.large] for k, v in SETTINGS.items()} | {"size": sd.size}
     cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
     if bool(cfg.images) != bool(cfg.class_name):
         raise UserError("--images and --class-name go together, for example --images my_dog --class-name dog")
@@ -127,7 +121,7 @@ def plan(cfg, sd):
     """The stages that will run: [(stage, steps, lr, batch size, lambda_mean, lambda_var), ...]."""
     rows = []
     for stage in cfg.stages:
-        steps, lr, batch_size = STAGES["fast 3" if stage == "3" and cfg.fast else stage][large(sd)]
+        steps, lr, batch_size = STAGES["fast 3" if stage == "3" and cfg.fast else stage][sd.large]
         rows.append((stage, cfg.steps or steps, cfg.lr or lr, cfg.batch_size or batch_size,
                      *(cfg.attn_weight * weight for weight in LAMBDAS[stage])))
     return rows
@@ -228,7 +222,7 @@ def train(cfg):
     unet = dict(sd.unet.named_parameters())
     trained_in = {"1": [v], "2": [p for name, p in unet.items() if ".attn2." in name], "3": [*unet.values()]}
     everything = {"v": [v], "unet": [*unet.values()]}
-    sd.unet.checkpointing = large(sd)
+    sd.unet.checkpointing = sd.large
 
     for stage, steps, lr, batch_size, lambda_mean, lambda_var in plan(cfg, sd):
         if saved and stage < saved["stage"]:

@@ -93,7 +93,7 @@ def measure(judge, sd, noun, name, truth, other, same, images=2):
     """likeness, on the subject's `scale`, obedience, and the pictures {prompt: [...]}."""
     asked, cls = questions(name), WHO[name][0]
     prompts = [*PLAIN, *asked]
-    drawn = sd.sample([p.format(noun) for p in prompts], images=images, steps=25, guidance=4.0, sampler="dpm++", seed=1000 + [*WHO].index(name))
+    drawn = sd.sample([p.format(noun) for p in prompts], images=images, steps=25, sampler="dpm++", seed=1000 + [*WHO].index(name))
     drawn = {prompt: drawn[i * images:(i + 1) * images] for i, prompt in enumerate(prompts)}
     alike = mean_product(judge.vectors([p for prompt in (*PLAIN, *NEW_PLACES.values()) for p in drawn[prompt]]), truth)
     obeyed = [read["drawing"] and read["cls"] == cls and read[question] == right

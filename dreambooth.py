@@ -51,7 +51,7 @@ class Config:
     random_crop: bool = False         # another crop each step in place of the middle; latents cannot be kept then
     size: int = None                  # side of the pictures in pixels; None: what the model was trained on
     sampling_steps: int = None        # for the class pictures and those before and after
-    guidance: float = None
+    guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
@@ -67,7 +67,6 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
     "batch_size":          (4,      1),
     "class_images":        (64,     200),
     "sampling_steps":      (25,     25),
-    "guidance":            (4.0,    7.5),
     "save_every":          (100,    400),
 }
 
@@ -75,14 +74,9 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
 PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
 
 
-def large(sd):
-    """Stable Diffusion, or the tiny world's model?"""
-    return sum(p.numel() for p in sd.unet.parameters()) >= 100e6
-
-
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    found = {k: v[large(sd)] for k, v in SETTINGS.items()} | {"size": sd.size}
+    found = {k: v[sd.large] for k, v in SETTINGS.items()} | {"size": sd.size}
     cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
     if bool(cfg.images) != bool(cfg.class_name):
         raise UserError("--images and --class-name go together, for example --images my_dog --class-name dog")
@@ -204,7 +198,7 @@ def train(cfg):
     trained = [*sd.unet.parameters(), *(sd.text.parameters() if cfg.train_text_encoder else ())]
     for p in trained:
         p.requires_grad_(True)
-    sd.unet.checkpointing = large(sd)
+    sd.unet.checkpointing = sd.large
     optimizer = torch.optim.AdamW(trained, lr=cfg.lr, fused=True)
     if saved:
         load_state(state, {"trained": trained}, optimizer)

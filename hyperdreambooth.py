@@ -79,7 +79,7 @@ class Config:
     beta: float = 0.05                # weight of the distance to theta; 0: the diffusion loss alone, without theta
     size: int = None                  # side of the pictures in pixels; None: what the model was trained on
     sampling_steps: int = 25          # for the pictures before and after
-    guidance: float = None
+    guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
@@ -93,24 +93,19 @@ TASKS = {  # steps, learning rate, batch size: tiny world, Stable Diffusion (fro
     "learn":       ((12_000, 1e-3, 32),   (100_000, 1e-4, 4)),
     "personalise": ((40, 1e-3, 8),        (40, 1e-4, 1)),
 }
-SETTINGS = {"guidance": (4.0, 7.5), "width": (128, 512)}
+SETTINGS = {"width": (128, 512)}
 HYPERNETWORK = Path(__file__).parent / "tiny_world" / "hypernetwork.safetensors"  # for the tiny world's faces
 
 # What the result must be able to do: another place, another style, an accessory.
 PROMPTS = ("a {} in the snow", "a watercolour painting of a {}", "a {} wearing a santa hat")
 
 
-def large(sd):
-    """Stable Diffusion, or the tiny world's model?"""
-    return sum(p.numel() for p in sd.unet.parameters()) >= 100e6
-
-
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
     if cfg.task not in TASKS:
         raise UserError(f"--task {cfg.task}: one of {', '.join(TASKS)}")
-    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][large(sd)]))
-    found |= {k: v[large(sd)] for k, v in SETTINGS.items()} | {"size": sd.size}
+    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][sd.large]))
+    found |= {k: v[sd.large] for k, v in SETTINGS.items()} | {"size": sd.size}
     cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
     if not cfg.images and cfg.task != "personalise":
         raise UserError(f"--task {cfg.task} wants --images FOLDER with pictures of many people")
@@ -462,7 +457,7 @@ def train(cfg):
     mean, std = encode(sd, cfg, [square(photo, cfg.size)])                                 # (1, 4, y, x) each
     trained = [factor for pair in lora.values() for factor in pair]
     optimizer = torch.optim.AdamW(trained, lr=cfg.lr)
-    sd.unet.checkpointing = large(sd)
+    sd.unet.checkpointing = sd.large
     for step in range(cfg.steps):
         z = (mean + std * torch.randn(cfg.batch_size, *mean.shape[1:], generator=chance).to(mean)) * sd.vae.config.scaling_factor
         with precision(sd, cfg):
@@ -533,7 +528,7 @@ def main(cfg):
     cfg, mean, result = settle(cfg, sd), {}, {"optimise": "theta", "learn": "hypernetwork.safetensors"}[cfg.task]
     for part in (sd.unet, sd.text, sd.vae):
         part.requires_grad_(False)
-    sd.unet.checkpointing = large(sd)
+    sd.unet.checkpointing = sd.large
     for i, (_, log) in enumerate({"optimise": optimise, "learn": learn}[cfg.task](sd, cfg)):
         mean = {k: 0.99 * mean.get(k, v) + 0.01 * v for k, v in log.items()}
         if i % 100 == 99:

@@ -164,6 +164,16 @@ class StableDiffusion:
         """Side of the pictures that the model was trained on, in pixels."""
         return self.unet.config.sample_size * self.vae.factor
 
+    @property
+    def large(self):
+        """Stable Diffusion, or a small model like the tiny world's?"""
+        return sum(p.numel() for p in self.unet.parameters()) >= 100e6
+
+    @property
+    def guidance(self):
+        """What pictures are usually drawn with: 7.5, as everybody does with Stable Diffusion. The tiny world's model needs less."""
+        return 7.5 if self.large else 4.0
+
     def encode(self, x, generator=None):
         """(b, 3, y, x) in [-1, 1] -> scaled latents (b, 4, y/f, x/f), one draw from q(z|x)."""
         mean, std = self.vae.encode(x)
@@ -184,10 +194,11 @@ class StableDiffusion:
         return self.text(self.tokenizer(prompts).to(self.text.table.weight.device))
 
     @torch.no_grad()
-    def walk(self, prompts, negative="", images=1, steps=50, guidance=7.5, sampler="ddim", seed=0, size=None):
+    def walk(self, prompts, negative="", images=1, steps=50, guidance=None, sampler="ddim", seed=0, size=None):
         """The sampler step by step: yields (t, z, z_0) for `images` pictures of each prompt, prompt by prompt in the batch.
         Every prompt starts from the same seed, so that its pictures do not depend on what else is in the batch."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        guidance = self.guidance if guidance is None else guidance
         size = self.size if size is None else size
         height, width = (size, size) if isinstance(size, int) else size
         if not prompts or images < 1:
@@ -268,7 +279,7 @@ def main():
     p.add_argument("--negative", default="", help="what the picture should be unlike")
     p.add_argument("--sampler", default="ddim", choices=SAMPLERS)
     p.add_argument("--sampling-steps", type=int, default=50)
-    p.add_argument("--guidance", type=float, default=7.5, help="1 turns it off and halves the time")
+    p.add_argument("--guidance", type=float, help="1 turns it off and halves the time (default: the model's)")
     p.add_argument("--images", type=int, default=1, help="pictures of the prompt")
     p.add_argument("--size", type=int, help="side in pixels (default: the model's)")
     p.add_argument("--seed", type=int, default=0)

@@ -51,7 +51,7 @@ class Config:
     batch_size: int = None
     size: int = None                  # side of the pictures in pixels; None: what the model was trained on
     sampling_steps: int = None        # for the pictures before and after
-    guidance: float = None
+    guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the vectors stay float32
@@ -65,7 +65,6 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
     "lr":               (3e-2,       2e-3),
     "batch_size":       (8,          4),
     "sampling_steps":   (25,         25),
-    "guidance":         (4.0,        7.5),
     "save_every":       (100,        500),
 }
 
@@ -87,14 +86,9 @@ PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
 STYLE_PROMPTS = ("a cat in the style of {}", "a teapot in the style of {}", "a boot on the beach in the style of {}")
 
 
-def large(sd):
-    """Stable Diffusion, or the tiny world's model?"""
-    return sum(p.numel() for p in sd.unet.parameters()) >= 100e6
-
-
 def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    found = {k: v[large(sd)] for k, v in SETTINGS.items()} | {"size": sd.size}
+    found = {k: v[sd.large] for k, v in SETTINGS.items()} | {"size": sd.size}
     cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
     if bool(cfg.images) != bool(cfg.class_name):
         raise UserError("--images and --class-name go together, for example --images my_dog --class-name dog")
@@ -201,7 +195,7 @@ def train(cfg):
 
     templates = STYLE_TEMPLATES if cfg.style else TEMPLATES
     v = sd.text.table.weight.data[ids].clone().requires_grad_(True)                    # (n, d)
-    sd.unet.checkpointing = large(sd)
+    sd.unet.checkpointing = sd.large
     optimizer = torch.optim.AdamW([v], lr=cfg.lr, weight_decay=0.01)
     if saved:
         load_state(state, {"v": [v]}, optimizer)

@@ -107,7 +107,7 @@ sheet([(f"walk {i + 1}", [pictures[i] for pictures in steps]) for i in range(4)]
 
 # %%
 sd = StableDiffusion.from_pretrained(TINY)
-how = dict(images=4, steps=2 if FAST else 10, guidance=4, sampler="ddim", seed=3)
+how = dict(images=4, steps=2 if FAST else 10, sampler="ddim", seed=3)
 beliefs = [z_0 for t, z, z_0 in sd.walk("a photo of a cat", **how)]
 sheet([(f"walk {i + 1}: what the network believes x_0 to be", [to_images(sd.decode(z[i:i + 1]))[0] for z in beliefs]) for i in range(4)], cell=80)
 

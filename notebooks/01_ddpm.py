@@ -100,7 +100,7 @@ rows = []
 for sampler in ("ddpm", "ddim", "dpm++"):
     counts = (2, 3) if FAST else (3, 6, 10, 20, 50)
     rows.append((f"{sampler}: {', '.join(map(str, counts))} steps",
-                 [sd.sample("a red teapot on the beach", steps=s, sampler=sampler, guidance=4, seed=4)[0] for s in counts]))
+                 [sd.sample("a red teapot on the beach", steps=s, sampler=sampler, seed=4)[0] for s in counts]))
 sheet(rows)
 
 # %% [markdown]
@@ -108,7 +108,7 @@ sheet(rows)
 # elsewhere. Along the way the sampler holds two things, x_t and its belief about x_0:
 
 # %%
-path = list(sd.walk("a dog wearing a santa hat in the snow", steps=4 if FAST else 24, sampler="ddim", guidance=4, seed=1))
+path = list(sd.walk("a dog wearing a santa hat in the snow", steps=4 if FAST else 24, sampler="ddim", seed=1))
 some = path[::max(1, len(path) // 8)]
 sheet([("x_t", [to_images(sd.decode(z))[0] for t, z, _ in some]), ("its belief about x_0", [to_images(sd.decode(z_0))[0] for t, _, z_0 in some])])
 

@@ -62,7 +62,7 @@ print(f"{count:,}  match: {count == 859_520_964}")
 
 # %%
 words, nothing, change = sd.read(["a red cat wearing a santa hat in the snow"]), sd.read([""]), {}
-steps = list(sd.walk("a red cat wearing a santa hat in the snow", steps=4 if FAST else 40, sampler="ddim", guidance=4, seed=2))
+steps = list(sd.walk("a red cat wearing a santa hat in the snow", steps=4 if FAST else 40, sampler="ddim", seed=2))
 for (_, z, _), (t, _, _) in zip(steps, steps[1:]):  # z as one step left it, and the t at which the next one looks at it
     at = torch.tensor([t])
     with_words, without = sd.unet(z, at, words), sd.unet(z, at, nothing)
@@ -100,7 +100,7 @@ def looked_at(prompt, seed, steps):
     """The picture, and the picture lit for each token of the prompt."""
     words, ids = sd.read([prompt]), sd.tokenizer.encode(prompt)
     heat = torch.zeros(len(ids), 64, 64)
-    drawn = list(sd.walk(prompt, steps=steps, sampler="ddim", guidance=4, seed=seed))
+    drawn = list(sd.walk(prompt, steps=steps, sampler="ddim", seed=seed))
     for (_, z, _), (t, _, _) in zip(drawn, drawn[1:]):
         maps = []
         sd.unet(z, torch.tensor([t]), words, maps)

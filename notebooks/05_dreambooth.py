@@ -40,7 +40,7 @@ sheet([("the subject", photos)])
 
 # %%
 sd = StableDiffusion.from_pretrained(cfg.model)
-draw = lambda sd, prompt, n=6: sd.sample(prompt, images=n, steps=cfg.sampling_steps, guidance=4, sampler="dpm++", seed=1)
+draw = lambda sd, prompt, n=6: sd.sample(prompt, images=n, steps=cfg.sampling_steps, sampler="dpm++", seed=1)
 sheet([(prompt, draw(sd, prompt)) for prompt in ("a photo of a cat", "a photo of a sks cat")])
 
 # %% [markdown]

@@ -21,7 +21,7 @@ def smaller(data):
     """Large pictures as JPEG: noise does not compress as PNG, and a notebook should stay small enough to review."""
     if len(data.get("image/png", "")) > 40_000:
         picture, file = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))), io.BytesIO()
-        picture.convert("RGB").save(file, "JPEG", quality=80)
+        picture.convert("RGB").save(file, "JPEG", quality=60)
         data["image/jpeg"] = base64.b64encode(file.getvalue()).decode()
 
 

@@ -116,7 +116,7 @@ def test_what_every_method_shares_is_the_same_to_the_letter():
     mark = "# --- the same in every method script"
     files = {name: (ROOT / f"{name}.py").read_text("utf-8") for name in METHODS}
     assert len({text.split(mark)[1] for text in files.values()}) == 1
-    for shared, scripts, variants in (("large", 4, 1), ("settings", 4, 1), ("precision", 4, 1), ("encode", 4, 1), ("read_with", 2, 1),
+    for shared, scripts, variants in (("settings", 4, 1), ("precision", 4, 1), ("encode", 4, 1), ("read_with", 2, 1),
                                       ("square", 4, 2)):  # squares: in the middle, or anywhere
         found = [ast.get_source_segment(text, node) for text in files.values() for node in ast.parse(text).body
                  if isinstance(node, ast.FunctionDef) and node.name == shared]

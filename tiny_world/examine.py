@@ -69,18 +69,18 @@ def spread(judge, pictures):
     return (1 - (v @ v.T)[~torch.eye(len(v), dtype=torch.bool)].mean()).item()
 
 
-def examine(sd, seen=(), count=512, guidance=7.5):
+def examine(sd, seen=(), count=512):
     """The whole report (shares are between 0 and 1) and the pictures that were drawn for it."""
     judge, questions, drawn = Judge.load(), exam(count, seen), []
     prompts = [prompt for prompt, _, _ in questions]
     start = time.time()
     for i in tqdm(range(0, count, 16), "pictures"):
-        drawn += sd.sample(prompts[i:i + 16], steps=30, guidance=guidance, sampler="ddim", seed=i)
+        drawn += sd.sample(prompts[i:i + 16], steps=30, sampler="ddim", seed=i)
     seconds = (time.time() - start) / (count / 16)
     asked = [answers for _, answers, _ in questions]
     report = {"model": marks(judge, drawn, asked), "real": marks(judge, [draw(scene) for _, _, scene in questions], asked),
-              "prompts": count, "guidance": guidance, "seconds for 16 pictures": seconds}
-    how = dict(images=24, steps=30, guidance=guidance, sampler="ddim", seed=5)
+              "prompts": count, "guidance": sd.guidance, "seconds for 16 pictures": seconds}
+    how = dict(images=24, steps=30, sampler="ddim", seed=5)
     words = {cls: spread(judge, sd.sample(f"a {cls}", **how)) for cls in CLASSES[::3]}
     marked = {cls: spread(judge, sd.sample(f"a {token} {cls}", **how)) for cls, token in zip(words, IDENTIFIERS)}
     report["spread of a class"] = sum(words.values()) / len(words)

@@ -37,7 +37,7 @@ ANSWERS = {
     "finish": ("", *FINISHES), "cube": (False, True), "drawing": (False, True),
 }
 EMBEDDING = 64
-PEOPLE, VIEWS = 400, 6  # individuals of each class that it learns to tell apart, and photos of each
+PEOPLE, VIEWS = 640, 6  # individuals of each class that it learns to tell apart, and photos of each
 
 
 class Block(nn.Module):
@@ -69,6 +69,12 @@ class Judge(nn.Module):
         h = torch.cat([h.mean((2, 3)), h.amax((2, 3))], dim=1)  # what there is overall, and what there is somewhere
         return {question: head(h) for question, head in self.heads.items()}, F.normalize(self.identity(h), dim=1)
 
+    @torch.no_grad()
+    def look(self, x):
+        """As forward, but at the pictures and at their mirror images, which show the same: the mean of both."""
+        (logits, vectors), (mirrored, others) = self(x), self(x.flip(3))
+        return {question: (logits[question] + mirrored[question]) / 2 for question in logits}, F.normalize(vectors + others, dim=1)
+
     @classmethod
     def load(cls, path=FILE):
         if not path.exists():
@@ -77,17 +83,15 @@ class Judge(nn.Module):
         judge.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in load_tensors(path)[0].items()})
         return judge.eval()
 
-    @torch.no_grad()
     def read(self, pictures):
         """PIL pictures (64 x 64) -> a list of {question: answer}; `drawing` is False for what is no picture of this world."""
-        logits, _ = self(torch.stack([to_tensor(p) for p in pictures]))
+        logits, _ = self.look(torch.stack([to_tensor(p) for p in pictures]))
         best = {question: rows.argmax(1).tolist() for question, rows in logits.items()}
         return [{question: ANSWERS[question][best[question][i]] for question in ANSWERS} for i in range(len(pictures))]
 
-    @torch.no_grad()
     def vectors(self, pictures):
         """PIL pictures -> identity vectors (pictures, 64); the product of two is 1 for the same individual at best."""
-        return self(torch.stack([to_tensor(p) for p in pictures]))[1]
+        return self.look(torch.stack([to_tensor(p) for p in pictures]))[1]
 
 
 def answers(scene):
@@ -163,7 +167,7 @@ def through_the_vae(pictures, vae):
 
 
 def train(steps, work, out, resume):
-    """Learns from 64,000 drawings of all kinds and 6,400 individuals in 6 photos each, half of them through the VAE, and from
+    """Learns from 64,000 drawings of all kinds and 10,240 individuals in 6 photos each, half of them through the VAE, and from
     spoiled ones. All are of individuals that neither the shipped subjects nor the examination has."""
     work.mkdir(parents=True, exist_ok=True)
     vae = StableDiffusion.from_pretrained(TINY).vae
@@ -189,11 +193,12 @@ def train(steps, work, out, resume):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1, (step + 1) / 300, 2 * (steps - step) / steps)  # level, then down over the second half
         through = "_vae" if rng.random() < 0.5 else ""
-        i = rng.integers(len(kinds), size=64)
-        # 12 individuals of one class in 4 photos each, neighbours included: near twins are what has to be told apart
-        who = rng.integers(len(CLASSES)) * PEOPLE + (rng.integers(PEOPLE, size=6)[:, None] // 2 * 2 + np.arange(2)).ravel()
+        i = rng.integers(len(kinds), size=48)
+        # 16 individuals of one class in 4 photos each, neighbours included: near twins are what has to be told apart
+        who = rng.integers(len(CLASSES)) * PEOPLE + (rng.integers(PEOPLE, size=8)[:, None] // 2 * 2 + np.arange(2)).ravel()
         j = (who[:, None] * VIEWS + rng.permuted(np.tile(np.arange(VIEWS), (len(who), 1)), axis=1)[:, :4]).ravel()
         x = torch.cat([as_input(pictures["kinds" + through][i]), as_input(pictures["views" + through][j])])
+        x = torch.where(torch.from_numpy(rng.random((len(x), 1, 1, 1)) < 0.5), x.flip(3), x)
         if rng.random() < 0.3:  # generated pictures are a little soft or grainy
             x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "replicate"), 3, 1) * 0.5 + x * 0.5 if rng.random() < 0.5 else \
                 (x + 0.06 * torch.from_numpy(rng.standard_normal(x.shape).astype(np.float32))).clamp(-1, 1)
@@ -203,7 +208,7 @@ def train(steps, work, out, resume):
         with torch.autocast("cpu", torch.bfloat16):
             logits, vectors = judge(x.to(memory_format=torch.channels_last))
         losses = {q: F.cross_entropy(logits[q].float(), truth[:, k], ignore_index=-1) for k, q in enumerate(ANSWERS)}
-        losses["identity"] = contrastive(vectors[64:-16].float(), torch.from_numpy(np.unique(np.repeat(who, 4), return_inverse=True)[1]))
+        losses["identity"] = contrastive(vectors[len(i):-16].float(), torch.from_numpy(np.unique(np.repeat(who, 4), return_inverse=True)[1]))
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -220,10 +225,9 @@ def train(steps, work, out, resume):
 
 # === the examination ==================================================================================================
 
-@torch.no_grad()
 def asked(judge, pictures):
     """All logits and identity vectors for (pictures, 64, 64, 3) bytes."""
-    parts = [judge(as_input(part)) for part in np.array_split(pictures, len(pictures) // 256 + 1)]
+    parts = [judge.look(as_input(part)) for part in np.array_split(pictures, len(pictures) // 256 + 1)]
     return {q: torch.cat([logits[q] for logits, _ in parts]) for q in ANSWERS}, torch.cat([vectors for _, vectors in parts])
 
 
@@ -260,8 +264,7 @@ def examine(judge, vae):
     rng, refused = np.random.default_rng(14), []
     for a in range(0, 5120, 256):
         bad = spoiled(as_input(pictures[a:a + 256]), rng)
-        with torch.no_grad():
-            refused.append(judge(bad)[0]["drawing"].argmax(1) == 0)
+        refused.append(judge.look(bad)[0]["drawing"].argmax(1) == 0)
     report["refused of what is no drawing"] = 100 * torch.cat(refused).float().mean().item()
     return report
 
@@ -269,7 +272,7 @@ def examine(judge, vae):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--train", action="store_true")
-    p.add_argument("--steps", type=int, default=12_000)
+    p.add_argument("--steps", type=int, default=14_000)
     p.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
     p.add_argument("--work", default="runs/judge", help="pictures and the state to resume from")
     p.add_argument("--out", default="runs/judge/judge.safetensors", help="what the training writes; the shipped one is tiny_world/judge.safetensors")

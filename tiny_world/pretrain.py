@@ -324,7 +324,7 @@ PROMPTS = ("a photo of a cat", "a photo of a red cat in the snow", "a dog wearin
 def grid(sd, path):
     """Three pictures of each of the 16 prompts, for the eye."""
     sd.unet.eval(), sd.text.eval()
-    pictures = sd.sample(list(PROMPTS), images=3, steps=20, sampler="dpm++", guidance=5)
+    pictures = sd.sample(list(PROMPTS), images=3, steps=20, sampler="dpm++")
     rows = []
     for i in range(0, len(PROMPTS), 2):
         rows.append(("   |   ".join(PROMPTS[i:i + 2]), pictures[3 * i:3 * i + 3] + [None] + pictures[3 * i + 3:3 * i + 6]))
