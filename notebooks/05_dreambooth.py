@@ -1,7 +1,7 @@
 # %% [markdown]
 # # DreamBooth: teach a model one new subject
 #
-# ![](dreambooth.png)
+# ![](dreambooth.jpg)
 #
 # Top: the photos. Below: the same words before and after training. By the end you can say why one rare word is enough to
 # name a new cat, what the second half of the loss is for, and what happens without it.
@@ -103,7 +103,7 @@ plt.xlabel("step"), plt.ylabel("loss on the subject"), plt.legend(), plt.gcf().s
 rows = [(prompt.format("sks cat"), draw(sd, prompt.format("sks cat"), 3) + [None] + draw(runs[1.0][0], prompt.format("sks cat"), 3))
         for prompt in PROMPTS]
 result = sheet([("the subject", photos)] + rows)
-result.save("dreambooth.png") if not FAST else None
+result.save("dreambooth.jpg") if not FAST else None
 result
 
 # %% [markdown]
