@@ -163,7 +163,8 @@ def people(sd, cfg):
     """A folder of many pictures -> scaled latents (pictures, 4, y, x), the means, and {person: [the numbers of their pictures]}.
     Two files are of one person if their names are alike up to the last underscore."""
     z, rows = [], {}
-    for file in tqdm(sorted(p for p in Path(cfg.images).glob("*") if p.is_file() and not p.name.startswith(".")), "latents", leave=False):
+    files = sorted(p for p in Path(cfg.images).glob("*") if p.is_file() and not p.name.startswith("."))
+    for file in tqdm(files, "latents", disable=not sys.stderr.isatty(), leave=False):
         try:
             z.append(encode(sd, cfg, [square(open_picture(file), cfg.size)])[0].half())
             rows.setdefault(file.stem.rpartition("_")[0] or file.stem, []).append(len(z) - 1)

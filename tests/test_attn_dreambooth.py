@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT, diffusers_pipeline, held_out_error, last, pixels, same, weights
 from PIL import Image
 
-from attn_dreambooth import Config, attention_loss, augmented, gaze, plan, train
+from attn_dreambooth import Config, attention_loss, augmented, gaze, overlay, plan, train
 from checkpoint import UserError
 from stable_diffusion import StableDiffusion, to_tensor
 
@@ -196,7 +196,10 @@ def test_the_photo_is_lit_where_it_looks(cfg, monkeypatch):
             maps.append(attention.flatten(2, 3))
 
     monkeypatch.setattr(sd.unet, "forward", looks)
-    picture, new, category = gaze(sd, log["cfg"], Image.new("RGB", (64, 64), "white"), log["prompt"], log["place"])
+    picture = Image.new("RGB", (64, 64), "white")
+    share = gaze(sd, log["cfg"], picture, log["prompt"], log["place"])
+    new, category = overlay(picture, share[0]), overlay(picture, share[1])
+    assert abs(share[0].mean() - 0.5 / 16) < 0.005 and abs(share[1].mean() - 0.2 / 16) < 0.003
     assert picture.getpixel((2, 2)) == new.getpixel((2, 2)) == category.getpixel((61, 61)) == (255, 255, 255)
     assert max(new.getpixel((61, 61)) + category.getpixel((2, 2))) < 60
 
