@@ -1,7 +1,8 @@
 """Methods side by side, on subjects whose truth is known: how alike, how obedient, how fast.
 
-    python compare.py                                    12 subjects, half an hour or more; --resume goes on after an interruption
+    python compare.py                                    12 subjects, an hour or more; --resume goes on after an interruption
     python compare.py --subjects cat3 --only DreamBooth  one of each
+    python compare.py --faces 20                         HyperDreamBooth: 20 strangers' faces, one picture each
 
 Every method learns each subject with its defaults, which were chosen on other subjects (TUNED), and a seed of the subject's own. Then
 it draws the same prompts with the same seeds, and tiny_world's judge, which knows this world, reads the pictures:
@@ -12,16 +13,19 @@ it draws the same prompts with the same seeds, and tiny_world's judge, which kno
                 shows a cat
     product     of the two, for each subject (a likeness below 0 counts as 0): a copy of the photos and an obedient
                 stranger are both worth nothing
+    named       of faces: the share of those pictures that are nearer to the right person than to any other of the run
     seconds     from loading the model to the last step, with DreamBooth's class pictures
 
 The intervals are over subjects: 95 of 100 sets of subjects, drawn from these with replacement, have their mean inside. All methods
 learn the same subjects, so two methods are compared by the differences of each subject.
-Not here: HyperDreamBooth, which learns from one picture, and faces only.
+With --faces the likeness is also taken on the way, and the last table says after how many seconds its mean over the faces reaches
+DreamBooth's last (between two looks the line is straight).
 """
 import argparse
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +33,14 @@ import torch
 
 import attn_dreambooth
 import dreambooth
+import hyperdreambooth
 import textual_inversion
 from stable_diffusion import TINY, StableDiffusion, load_pictures, run
 from tiny_world import SUBJECTS, sheet
 from tiny_world.draw import draw
 from tiny_world.judge import Judge
 from tiny_world.subjects import PLACES, WHO, scenes
-from tiny_world.world import LIVE, Scene, random_identity, random_pose
+from tiny_world.world import LIVE, Identity, Scene, random_identity, random_pose
 
 TUNED = ("cat", "dog2", "face", "teapot", "robot2", "vase2")  # what the methods' settings for the tiny world were chosen on
 REPORTED = ("cat2", "cat3", "dog", "dog3", "bear", "duck2", "robot", "teapot2", "boot2", "sneaker", "backpack2", "clock")
@@ -48,19 +53,46 @@ EXPERIMENTS = {
     "DreamBooth, no prior": (dreambooth, {"prior_weight": 0.0}, "sks {cls}"),
     "AttnDreamBooth": (attn_dreambooth, {}, "<it> {cls}"),
 }
+OF_FACES = {
+    "Textual Inversion": (textual_inversion, {}, "<it>"),
+    "DreamBooth": (dreambooth, {}, "sks {cls}"),
+    "hypernetwork alone": (hyperdreambooth, {"steps": 0}, "sks {cls}"),
+    "finetuning alone": (hyperdreambooth, {"hypernetwork": "none"}, "sks {cls}"),
+    "HyperDreamBooth": (hyperdreambooth, {}, "sks {cls}"),
+}
+LOOKS = (0, 10, 20, 50, 100, 200)  # with --faces: the steps at which the likeness is taken on the way
 
 PLAIN = ("a photo of a {}",)
 NEW_PLACES = {"snow": "a {} in the snow", "night": "a {} under the moon at night", "water": "a {} floating on top of water",
               "rug": "a {} on top of a purple rug in a forest"}  # where no subject's photos are
 
 
-def questions(name):
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    who: Identity    # its truth
+    photos: Path     # the folder that a method learns it from
+    seed: int
+
+
+def shipped(name):
+    return Subject(name, scenes(name)[0].identity, SUBJECTS / name, [*WHO].index(name))
+
+
+def stranger(number, folder):
+    """Face `number` of those that neither the model nor the hypernetwork has seen, in one picture, drawn into a folder of its own."""
+    who, rng, photos = random_identity(number, "face"), np.random.default_rng([1_618, number]), folder / f"face{number}"
+    photos.mkdir(parents=True, exist_ok=True)
+    draw(Scene(who, str(rng.choice(PLACES)), pose=random_pose(rng), seed=number)).save(photos / "00.png")
+    return Subject(f"face {number}", who, photos, number)
+
+
+def questions(who):
     """{prompt: (what the judge is asked, the right answer)}, for a subject."""
-    cls, who = WHO[name][0], scenes(name)[0].identity
     asked = {prompt: ("context", place) for place, prompt in NEW_PLACES.items()}
     asked |= {f"a {colour} {{}}": ("colour", colour) for colour in ("purple", "green", "red") if colour not in (who.colour, who.second)}
     asked |= {f"a {style} of a {{}}": ("style", style) for style in ("watercolour painting", "pencil sketch")} | {"a cube shaped {}": ("cube", True)}
-    if cls in LIVE:
+    if who.cls in LIVE:
         asked |= {f"a {{}} wearing {words}": ("accessory", words.removeprefix("a ")) for words in ("a santa hat", "a black top hat", "pink glasses")}
     return asked
 
@@ -69,36 +101,59 @@ def mean_product(a, b):
     return (a @ b.T).mean().item()
 
 
-def scale(judge, name):
-    """The scale of likeness for a subject: the vectors of 24 fresh drawings of it, and what the judge makes of them beside 96 others of
-    the class (0) and beside one another (1)."""
-    rng, who = np.random.default_rng(8), scenes(name)[0].identity
+@dataclass(frozen=True)
+class Scale:
+    """Of likeness to one subject: the vectors of 24 fresh drawings of it, and what the judge makes of them beside 96 others of the class
+    (0) and beside one another (1)."""
+    truth: torch.Tensor
+    other: float
+    same: float
+
+    def __call__(self, vectors):
+        return (mean_product(vectors, self.truth) - self.other) / (self.same - self.other)
+
+
+def scale(judge, who):
+    rng = np.random.default_rng(8)
     fresh = lambda identity, i: draw(Scene(identity, str(rng.choice(PLACES)), pose=random_pose(rng), seed=i))
     v = judge.vectors([fresh(who, i) for i in range(24)])
     others = judge.vectors([fresh(random_identity(500 + i, who.cls), i) for i in range(96)])
-    return v, mean_product(v, others), (v @ v.T)[~torch.eye(len(v), dtype=torch.bool)].mean().item()
+    return Scale(v, mean_product(v, others), (v @ v.T)[~torch.eye(len(v), dtype=torch.bool)].mean().item())
 
 
-def learned(script, change, name, out):
-    """The model after a method has learned the subject, and the seconds it took."""
+def learn(script, change, subject, out):
+    """A method learns the subject. Yields (step, seconds since the start, the model) after each; without a script only the model."""
     if script is None:
-        return StableDiffusion.from_pretrained(TINY), 0.0
+        yield 0, 0.0, StableDiffusion.from_pretrained(TINY)
+        return
     start = time.time()
-    for sd, _ in script.train(script.Config(images=str(SUBJECTS / name), class_name=WHO[name][0], seed=[*WHO].index(name), out=out, **change)):
-        pass
-    return sd, time.time() - start
+    cfg = script.Config(images=str(subject.photos), class_name=subject.who.cls, seed=subject.seed, out=out, **change)
+    for step, (sd, _) in enumerate(script.train(cfg)):
+        seconds = time.time() - start
+        yield step, seconds, sd
+        start = time.time() - seconds  # a look at the model does not count
 
 
-def measure(judge, sd, noun, name, truth, other, same, images=2):
-    """likeness, on the subject's `scale`, obedience, and the pictures {prompt: [...]}."""
-    asked, cls = questions(name), WHO[name][0]
+def vectors_of(judge, sd, noun, subject, images):
+    """Identity vectors of pictures by the prompts that likeness is measured on."""
+    prompts = [p.format(noun) for p in (*PLAIN, *NEW_PLACES.values())]
+    return judge.vectors(sd.sample(prompts, images=images, steps=25, sampler="dpm++", seed=1000 + subject.seed))
+
+
+def measure(judge, sd, noun, subject, scales, images=2):
+    """{likeness, obedience} and, where scales has other people too, {named}; and the pictures {prompt: [...]}. scales {name: Scale}."""
+    asked, cls = questions(subject.who), subject.who.cls
     prompts = [*PLAIN, *asked]
-    drawn = sd.sample([p.format(noun) for p in prompts], images=images, steps=25, sampler="dpm++", seed=1000 + [*WHO].index(name))
+    drawn = sd.sample([p.format(noun) for p in prompts], images=images, steps=25, sampler="dpm++", seed=1000 + subject.seed)
     drawn = {prompt: drawn[i * images:(i + 1) * images] for i, prompt in enumerate(prompts)}
-    alike = mean_product(judge.vectors([p for prompt in (*PLAIN, *NEW_PLACES.values()) for p in drawn[prompt]]), truth)
+    vectors = judge.vectors([p for prompt in (*PLAIN, *NEW_PLACES.values()) for p in drawn[prompt]])
     obeyed = [read["drawing"] and read["cls"] == cls and read[question] == right
               for prompt, (question, right) in asked.items() for read in judge.read(drawn[prompt])]
-    return (alike - other) / (same - other), sum(obeyed) / len(obeyed), drawn
+    found = {"likeness": scales[subject.name](vectors), "obedience": sum(obeyed) / len(obeyed)}
+    if len(scales) > 1:
+        nearest = torch.stack([(vectors @ one.truth.T).mean(1) for one in scales.values()]).argmax(0)
+        found["named"] = (nearest == [*scales].index(subject.name)).float().mean().item()
+    return found, drawn
 
 
 def interval(values, rng):
@@ -109,58 +164,101 @@ def interval(values, rng):
 
 
 AXES = {"likeness": lambda r: r["likeness"], "obedience": lambda r: r["obedience"], "product": lambda r: max(0, r["likeness"]) * r["obedience"]}
+NAMED = {"named": lambda r: r["named"]}
 
 
-def table(results):
-    """results {subject: {experiment: {...}}} as Markdown: the means, then what each method has over DreamBooth, subject by subject."""
+def table(results, reference):
+    """results {subject: {experiment: {...}}} as Markdown: the means, then what each method has over the reference, subject by subject."""
     rng = np.random.default_rng(0)
     rows = {experiment: [r[experiment] for r in results.values()] for experiment in next(iter(results.values()))}
+    axes = AXES | (NAMED if all("named" in r for found in rows.values() for r in found) else {})
 
     def cell(values, sign=""):
         mean, low, high = interval(values, rng)
         return f"{mean:{sign}.2f}" + f" ({low:{sign}.2f} to {high:{sign}.2f})" * (len(values) > 4)  # of fewer it would say nothing
 
-    lines = [f"| {len(results)} subjects | {' | '.join(AXES)} | seconds |", "|---|---|---|---|---|"]
+    lines = [f"| {len(results)} subjects | {' | '.join(axes)} | seconds |", "|---|" + "---|" * (len(axes) + 1)]
     for experiment, found in rows.items():
-        cells = [cell([axis(r) for r in found]) for axis in AXES.values()]
+        cells = [cell([axis(r) for r in found]) for axis in axes.values()]
         lines.append(f"| {experiment} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in found]):.0f} |")
-    if reference := rows.pop("DreamBooth", None):
-        lines += ["", f"| the difference | {' | '.join(AXES)} |", "|---|---|---|---|"] if rows else []
+    if base := rows.pop(reference, None):
+        lines += ["", f"| the difference | {' | '.join(axes)} |", "|---|" + "---|" * len(axes)] if rows else []
         for experiment, found in rows.items():
-            cells = [cell([axis(a) - axis(b) for a, b in zip(found, reference)], "+") for axis in AXES.values()]
-            lines.append(f"| {experiment} - DreamBooth | {' | '.join(cells)} |")
+            cells = [cell([axis(a) - axis(b) for a, b in zip(found, base)], "+") for axis in axes.values()]
+            lines.append(f"| {experiment} - {reference} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def time_to_reach(looks, level):
+    """looks: rows (seconds, likeness) from the start on. Seconds at which the straight lines between them first reach the level; None
+    if they never do."""
+    if looks[0][1] >= level:
+        return looks[0][0]
+    for (s, low), (t, high) in zip(looks, looks[1:]):
+        if high >= level:
+            return s + (t - s) * (level - low) / (high - low)
+
+
+def race(results):
+    """As Markdown: when the mean likeness of each method, over all subjects, reaches DreamBooth's last."""
+    curves = {}
+    for experiment in next(iter(results.values())):
+        looks = [r[experiment]["looks"] for r in results.values()]           # (subjects, looks, 2)
+        curves[experiment] = np.mean(looks, axis=0).tolist()
+    level = curves["DreamBooth"][-1][1]
+    lines = [f"| likeness {level:.2f} | seconds to reach it | its last likeness |", "|---|---|---|"]
+    for experiment, curve in curves.items():
+        seconds = time_to_reach(curve, level)
+        lines.append(f"| {experiment} | {'never' if seconds is None else f'{seconds:.1f}'} | {curve[-1][1]:.2f} |")
     return "\n".join(lines)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--subjects", nargs="+", choices=[*WHO], default=REPORTED, metavar="NAME", help="of tiny_world/subjects")
-    p.add_argument("--only", nargs="+", choices=[*EXPERIMENTS], default=[*EXPERIMENTS], metavar="METHOD", help=", ".join(EXPERIMENTS))
+    p.add_argument("--faces", type=int, default=0, metavar="COUNT", help="so many strangers' faces instead, of one picture each")
+    p.add_argument("--hypernetwork", nargs="+", default=[], metavar="FILE", help="with --faces: others beside the shipped one")
+    p.add_argument("--only", nargs="+", metavar="METHOD", help=", ".join((EXPERIMENTS | OF_FACES)))
     p.add_argument("--resume", action="store_true", help="keep the subjects that results.json has already")
     p.add_argument("--out", default="runs/compare", help="results.json and the pictures")
     a = p.parse_args()
+    known = EXPERIMENTS
+    if a.faces:
+        known = OF_FACES | {f"HyperDreamBooth, {file}": (hyperdreambooth, {"hypernetwork": file}, "sks {cls}") for file in a.hypernetwork}
+    if unknown := {*(a.only or known)} - {*known}:
+        p.error(f"--only {' '.join(unknown)}: one of {', '.join(known)}")
+    experiments = {name: how for name, how in known.items() if not a.only or name in a.only}
     out, judge = Path(a.out), Judge.load()
     out.mkdir(parents=True, exist_ok=True)
+    subjects = [stranger(100 + i, out / "photos") for i in range(a.faces)] or [shipped(name) for name in a.subjects]
+    scales = {subject.name: scale(judge, subject.who) for subject in subjects}
     file = out / "results.json"
     done = json.loads(file.read_text("utf-8")) if a.resume and file.exists() else {}
-    for name in a.subjects:
-        if {*a.only} <= {*done.get(name, {})}:
+    for subject in subjects:
+        if {*experiments} <= {*done.get(subject.name, {})}:
             continue
-        prompts = ", ".join(prompt.format("...") for prompt in (*PLAIN, *questions(name)))
-        rows, found = [(f"{name}: the photos; below, {prompts}", load_pictures(SUBJECTS / name))], {}
-        ends = scale(judge, name)
-        for experiment in a.only:
-            script, change, noun = EXPERIMENTS[experiment]
-            sd, seconds = learned(script, change, name, str(out / "work"))
-            likeness, obedience, drawn = measure(judge, sd, noun.format(cls=WHO[name][0]), name, *ends)
-            found[experiment] = {"likeness": likeness, "obedience": obedience, "seconds": seconds}
-            print(f"{name:10s} {experiment:22s} likeness {likeness:5.2f}  obedience {obedience:.2f}  {seconds:4.0f} s", flush=True)
-            rows.append((f"{experiment}: likeness {likeness:.2f}, obedience {obedience:.2f}", [pictures[0] for pictures in drawn.values()]))
-        sheet(rows).save(out / f"{name}.png")
+        name, mine = subject.name, scales if a.faces else {subject.name: scales[subject.name]}
+        prompts = ", ".join(prompt.format("...") for prompt in (*PLAIN, *questions(subject.who)))
+        rows, found = [(f"{name}: the photos; below, {prompts}", load_pictures(subject.photos))], {}
+        for experiment, (script, change, noun) in experiments.items():
+            noun, looks = noun.format(cls=subject.who.cls), []
+            for step, seconds, sd in learn(script, change, subject, str(out / "work")):
+                if a.faces and step in LOOKS:
+                    looks.append((seconds, scales[name](vectors_of(judge, sd, noun, subject, images=2))))
+            result, drawn = measure(judge, sd, noun, subject, mine)
+            looks.append((seconds, result["likeness"]))
+            found[experiment] = result | {"seconds": seconds} | ({"looks": looks} if a.faces else {})
+            said = "  ".join(f"{axis} {value:.2f}" for axis, value in result.items())
+            print(f"{name:10s} {experiment:22s} {said}  {seconds:4.0f} s", flush=True)
+            rows.append((f"{experiment}: {said}", [pictures[0] for pictures in drawn.values()]))
+        sheet(rows).save(out / f"{name.replace(' ', '')}.png")
         done[name] = done.get(name, {}) | found
         file.with_suffix(".partial").write_text(json.dumps(done, indent=1), "utf-8")
         os.replace(file.with_suffix(".partial"), file)
-    print(table({name: {experiment: done[name][experiment] for experiment in a.only} for name in a.subjects}))
+    results = {subject.name: {experiment: done[subject.name][experiment] for experiment in experiments} for subject in subjects}
+    print(table(results, "HyperDreamBooth" if a.faces else "DreamBooth"))
+    if a.faces and "DreamBooth" in experiments:
+        print("\n" + race(results))
 
 
 if __name__ == "__main__":

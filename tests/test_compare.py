@@ -2,13 +2,13 @@
 import numpy as np
 import pytest
 
-from compare import EXPERIMENTS, REPORTED, TUNED, interval, mean_product, questions, scale, table
+from compare import EXPERIMENTS, OF_FACES, REPORTED, TUNED, interval, measure, questions, race, scale, shipped, stranger, table, time_to_reach
 from stable_diffusion import load_pictures
 from tiny_world import SUBJECTS
 from tiny_world.draw import draw
 from tiny_world.judge import ANSWERS, Judge
 from tiny_world.subjects import PLACES, WHO, scenes
-from tiny_world.world import Scene, random_identity, random_pose
+from tiny_world.world import HELD_OUT, Scene, random_identity, random_pose
 
 
 def test_settings_are_chosen_on_other_subjects_than_those_reported():
@@ -19,7 +19,7 @@ def test_settings_are_chosen_on_other_subjects_than_those_reported():
 @pytest.mark.parametrize("name", WHO)
 def test_the_judge_can_answer_every_question(name):
     """And the answer is not what the photos show anyhow."""
-    for prompt, (question, right) in questions(name).items():
+    for prompt, (question, right) in questions(shipped(name).who).items():
         assert right in ANSWERS[question] and prompt.count("{}") == 1
         assert all(right != {"context": s.context, "accessory": s.accessory, "colour": s.identity.colour, "style": s.style, "cube": s.cube}[question]
                    for s in scenes(name)), prompt
@@ -28,12 +28,31 @@ def test_the_judge_can_answer_every_question(name):
 @pytest.mark.parametrize("name", ["cat2", "teapot2"])
 def test_the_scale_is_0_for_others_and_1_for_the_subject_and_its_photos(name):
     judge, rng, who = Judge.load(), np.random.default_rng(1), scenes(name)[0].identity
-    truth, other, same = scale(judge, name)
+    likeness = scale(judge, who)
     fresh = lambda identity: draw(Scene(identity, str(rng.choice(PLACES)), pose=random_pose(rng), seed=int(rng.integers(1000))))
-    likeness = lambda pictures: (mean_product(judge.vectors(pictures), truth) - other) / (same - other)
-    assert abs(likeness([fresh(random_identity(900 + i, who.cls)) for i in range(64)])) < 0.15
-    assert abs(likeness([fresh(who) for _ in range(8)]) - 1) < 0.1
-    assert abs(likeness(load_pictures(SUBJECTS / name)) - 1) < 0.1, "a copy of the photos is no better than the truth"
+    of = lambda pictures: likeness(judge.vectors(pictures))
+    assert abs(of([fresh(random_identity(900 + i, who.cls)) for i in range(64)])) < 0.15
+    assert abs(of([fresh(who) for _ in range(8)]) - 1) < 0.1
+    assert abs(of(load_pictures(SUBJECTS / name)) - 1) < 0.1, "a copy of the photos is no better than the truth"
+
+
+def test_strangers_are_no_one_the_hypernetwork_has_seen_and_are_told_apart(tmp_path):
+    """One picture each, of seeds that neither pretraining nor the crowd has. A model that draws each of them as it is has every picture
+    named right; one that draws the same person for all, only that one's."""
+    judge, people = Judge.load(), [stranger(100 + i, tmp_path) for i in range(4)]
+    assert all(p.seed < HELD_OUT and len(load_pictures(p.photos)) == 1 for p in people)
+    assert not {p.who for p in people} & {scenes(name)[0].identity for name in WHO}
+    scales = {p.name: scale(judge, p.who) for p in people}
+
+    class Draws:
+        def __init__(self, who):
+            self.who = who
+
+        def sample(self, prompts, images, **how):
+            return [draw(Scene(self.who, PLACES[i % 5], seed=i)) for i in range(images * len(prompts))]
+    right = [measure(judge, Draws(p.who), "face", p, scales)[0]["named"] for p in people]
+    same = [measure(judge, Draws(people[0].who), "face", p, scales)[0]["named"] for p in people]
+    assert right == [1] * 4 and same == [1, 0, 0, 0]
 
 
 def test_the_interval_is_that_of_the_mean():
@@ -46,13 +65,27 @@ def test_the_table_has_means_and_differences_subject_by_subject():
     """Two methods whose means overlap, but one is better by 0.1 on every subject: the difference is certain."""
     results = {f"cat{i}": {"DreamBooth": {"likeness": i / 10, "obedience": 0.5, "seconds": 30.0},
                            "AttnDreamBooth": {"likeness": i / 10 + 0.1, "obedience": 0.5, "seconds": 60.0}} for i in range(6)}
-    lines = table(results).split("\n")
+    lines = table(results, "DreamBooth").split("\n")
     assert lines[0].startswith("| 6 subjects |")
     assert lines[2].startswith("| DreamBooth | 0.25 (") and lines[2].endswith("| 30 |")
     assert lines[-1].startswith("| AttnDreamBooth - DreamBooth | +0.10 (+0.10 to +0.10) | +0.00 (+0.00 to +0.00) | +0.05 (+0.05 to +0.05) |")
-    assert "(" not in table({"cat0": results["cat0"]}).split("\n")[2], "of one subject there is no interval"
+    assert "(" not in table({"cat0": results["cat0"]}, "DreamBooth").split("\n")[2], "of one subject there is no interval"
+
+
+def test_the_race_is_to_dreambooths_last_likeness():
+    """Between two looks the line is straight; who never gets there never does; the means over subjects are raced, not each subject."""
+    assert time_to_reach([(1, 0.0), (3, 0.5), (9, 1.0)], 0.75) == 6
+    assert time_to_reach([(1, 0.8), (3, 0.5)], 0.75) == 1
+    assert time_to_reach([(1, 0.0), (3, 0.5)], 0.75) is None
+    looks = {"DreamBooth": [(2, 0.0), (10, 0.8)], "HyperDreamBooth": [(1, 0.6), (3, 1.0)], "Textual Inversion": [(1, 0.1), (20, 0.7)]}
+    shifted = {name: [(s, v + 0.1) for s, v in rows] for name, rows in looks.items()}
+    results = {who: {name: {"looks": rows} for name, rows in of.items()} for who, of in (("a", looks), ("b", shifted))}
+    lines = race(results).split("\n")
+    assert lines[0].startswith("| likeness 0.85 |")
+    assert lines[2:] == ["| DreamBooth | 10.0 | 0.85 |", "| HyperDreamBooth | 2.0 | 1.05 |", "| Textual Inversion | never | 0.75 |"]
 
 
 def test_every_method_is_compared_with_its_defaults():
     """But for what an experiment is about."""
-    assert {name: change for name, (_, change, _) in EXPERIMENTS.items() if change} == {"DreamBooth, no prior": {"prior_weight": 0.0}}
+    assert {name: change for name, (_, change, _) in (EXPERIMENTS | OF_FACES).items() if change} == {
+        "DreamBooth, no prior": {"prior_weight": 0.0}, "hypernetwork alone": {"steps": 0}, "finetuning alone": {"hypernetwork": "none"}}
