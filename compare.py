@@ -50,8 +50,15 @@ EXPERIMENTS = {
     "the class word": (None, {}, "{cls}"),
     "Textual Inversion": (textual_inversion, {}, "<it>"),
     "DreamBooth": (dreambooth, {}, "sks {cls}"),
-    "DreamBooth, no prior": (dreambooth, {"prior_weight": 0.0}, "sks {cls}"),
     "AttnDreamBooth": (attn_dreambooth, {}, "<it> {cls}"),
+}
+ABLATIONS = {  # by --only
+    "DreamBooth without the prior": (dreambooth, {"prior_weight": 0.0}, "sks {cls}"),
+    "AttnDreamBooth without the penalty": (attn_dreambooth, {"attn_weight": 0.0}, "<it> {cls}"),
+    "AttnDreamBooth without stage 1": (attn_dreambooth, {"stages": "23"}, "<it> {cls}"),
+    "AttnDreamBooth without stage 2": (attn_dreambooth, {"stages": "13"}, "<it> {cls}"),
+    "AttnDreamBooth without stage 3": (attn_dreambooth, {"stages": "12"}, "<it> {cls}"),
+    "AttnDreamBooth, the fast variant": (attn_dreambooth, {"fast": True}, "<it> {cls}"),
 }
 OF_FACES = {
     "Textual Inversion": (textual_inversion, {}, "<it>"),
@@ -218,16 +225,17 @@ def main():
     p.add_argument("--subjects", nargs="+", choices=[*WHO], default=REPORTED, metavar="NAME", help="of tiny_world/subjects")
     p.add_argument("--faces", type=int, default=0, metavar="COUNT", help="so many strangers' faces instead, of one picture each")
     p.add_argument("--hypernetwork", nargs="+", default=[], metavar="FILE", help="with --faces: others beside the shipped one")
-    p.add_argument("--only", nargs="+", metavar="METHOD", help=", ".join((EXPERIMENTS | OF_FACES)))
+    p.add_argument("--only", nargs="+", metavar="METHOD", help="; ".join(EXPERIMENTS | ABLATIONS | OF_FACES))
     p.add_argument("--resume", action="store_true", help="keep the subjects that results.json has already")
     p.add_argument("--out", default="runs/compare", help="results.json and the pictures")
     a = p.parse_args()
-    known = EXPERIMENTS
+    known, asked = EXPERIMENTS | ABLATIONS, a.only or [*EXPERIMENTS]
     if a.faces:
         known = OF_FACES | {f"HyperDreamBooth, {file}": (hyperdreambooth, {"hypernetwork": file}, "sks {cls}") for file in a.hypernetwork}
-    if unknown := {*(a.only or known)} - {*known}:
-        p.error(f"--only {' '.join(unknown)}: one of {', '.join(known)}")
-    experiments = {name: how for name, how in known.items() if not a.only or name in a.only}
+        asked = a.only or [*known]
+    if unknown := {*asked} - {*known}:
+        p.error(f"--only {', '.join(unknown)}: some of {'; '.join(known)}")
+    experiments = {name: how for name, how in known.items() if name in asked}
     out, judge = Path(a.out), Judge.load()
     out.mkdir(parents=True, exist_ok=True)
     subjects = [stranger(100 + i, out / "photos") for i in range(a.faces)] or [shipped(name) for name in a.subjects]

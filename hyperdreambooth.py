@@ -37,7 +37,7 @@ Different: everyone's theta starts from one that was trained on all people toget
 (-A) (-B), and from zero chance chooses the sign, another one for the same person the next time. The distance of the thetas is
 measured in their own variance, so beta means the same at every size: 1 is as far as the mean person. f is a small transformer on the
 VAE's latent, trained along, and the decoder looks at all of its 64 vectors, where the paper has one vector of a ViT-H: no second
-download. Where a person has several pictures, H looks at one and another is denoised: so theta holds the person and not the picture.
+download. Where a person has several pictures, H looks at one and two others are denoised: so theta holds the person, not the picture.
 Not here: a frozen image encoder, training on several GPUs.
 """
 import argparse
@@ -355,8 +355,8 @@ class Hypernetwork(nn.Module):
 
 @torch.no_grad()
 def of_strangers(sd, cfg, lidb, network, seen, drawn, theta):
-    """How well the hypernetwork does for people it does not learn from: the noise loss with its weights over that with the mean
-    person's, at the same noise; and the distance to their thetas, if there are any. Below 1 it knows something of them."""
+    """How well the hypernetwork does for people it does not learn from: the noise loss with its weights; that over the one with the
+    weights it starts from, at the same noise; the distance to their thetas, if there are any. Below 1 it knows something of them."""
     noise, distance = {"guess": 0.0, "start": 0.0}, 0.0
     for i in range(0, len(seen), cfg.batch_size):
         part = slice(i, i + cfg.batch_size)
@@ -364,12 +364,12 @@ def of_strangers(sd, cfg, lidb, network, seen, drawn, theta):
         distance += ((guess - theta[part].to(guess)) ** 2).sum().item() if theta is not None else 0.0
         for name, these in (("guess", guess), ("start", network.start)):
             noise[name] += noise_with(sd, cfg, lidb, these, drawn[part], torch.Generator().manual_seed(i)).item() * len(guess)
-    return noise["guess"] / noise["start"], distance / (len(seen) * network.start.numel() * network.scale.item() ** 2)
+    return noise["guess"] / len(seen), noise["guess"] / noise["start"], distance / (len(seen) * network.start.numel() * network.scale.item() ** 2)
 
 
 def learn(sd, cfg):
     """The hypernetwork, on everyone in the folder but the last twentieth. Yields (sd, log) after each step; log has the loss and its two
-    terms. The picture that H sees and the one that is denoised are two of the same person, where there are two."""
+    terms. H sees one picture of a person, and two others are denoised with its guess, where there are others."""
     if cfg.size % (8 * sd.vae.factor):
         raise UserError(f"--size {cfg.size}: the hypernetwork cuts a picture into 8 x 8 patches; a multiple of {8 * sd.vae.factor}, please")
     state = Path(cfg.out) / "state.safetensors"
@@ -390,18 +390,18 @@ def learn(sd, cfg):
     for step in range(saved.get("step", 0), cfg.steps):
         chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)  # a step's chance is its own: resuming needs no more
         who = torch.randint(len(rows), (cfg.batch_size,), generator=chance).tolist()
-        pairs = [[rows[i][j] for j in torch.randperm(len(rows[i]), generator=chance)] for i in who]
-        seen, drawn = z[[pair[0] for pair in pairs]], z[[pair[-1] for pair in pairs]]
+        views = [[rows[i][j] for j in torch.randperm(len(rows[i]), generator=chance)] for i in who]
+        seen, drawn = z[[own[0] for own in views]], z[[own[k % len(own)] for own in views for k in (1, 2)]]
         guess = network(seen)
-        noise = noise_with(sd, cfg, lidb, guess, drawn, chance)
+        noise = noise_with(sd, cfg, lidb, guess.repeat_interleave(2, 0), drawn, chance)
         distance = F.mse_loss(guess, theta[who].to(guess)) / network.scale ** 2 if cfg.beta else torch.zeros(())
         loss = noise + cfg.beta * distance
         loss.backward()
         norm = nn.utils.clip_grad_norm_(weights["hypernetwork"], 1.0)
         if not (loss.isfinite() and norm.isfinite()):
             raise UserError(f"the loss became {loss.item()} at step {step + 1}: start again with a lower --lr")
-        for group in optimizer.param_groups:  # up over the first 500 steps, down over the second half
-            group["lr"] = cfg.lr * min(1, (step + 1) / 500, 2 * (cfg.steps - step) / cfg.steps)
+        for group in optimizer.param_groups:  # up over the first 100 steps, down over the second half
+            group["lr"] = cfg.lr * min(1, (step + 1) / 100, 2 * (cfg.steps - step) / cfg.steps)
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
@@ -409,8 +409,8 @@ def learn(sd, cfg):
                 save_state(state, weights, optimizer, step=step + 1, settings=settings(cfg))
             found = of_strangers(sd, cfg, lidb, network, z[[row[0] for row in strangers]], z[[row[-1] for row in strangers]],
                                  theta[len(rows):] if cfg.beta else None)
-            print(f"{step + 1:7d}/{cfg.steps}  of {len(strangers)} strangers: noise loss {found[0]:.3f} of the mean person's"
-                  f"{f', distance {found[1]:.3f}' if cfg.beta else ''}", flush=True)
+            print(f"{step + 1:7d}/{cfg.steps}  {len(strangers)} strangers: noise loss {found[0]:.4f}, {found[1]:.4f} of the start's"
+                  f"{f', distance {found[2]:.3f}' if cfg.beta else ''}", flush=True)
         yield sd, {"step": step + 1, "of": cfg.steps, "loss": loss.item(), "noise": noise.item(), "distance": distance.item()}
     network.save(Path(cfg.out) / "hypernetwork.safetensors", cfg, lidb)
     state.unlink(missing_ok=True)

@@ -88,4 +88,4 @@ def test_the_race_is_to_dreambooths_last_likeness():
 def test_every_method_is_compared_with_its_defaults():
     """But for what an experiment is about."""
     assert {name: change for name, (_, change, _) in (EXPERIMENTS | OF_FACES).items() if change} == {
-        "DreamBooth, no prior": {"prior_weight": 0.0}, "hypernetwork alone": {"steps": 0}, "finetuning alone": {"hypernetwork": "none"}}
+        "hypernetwork alone": {"steps": 0}, "finetuning alone": {"hypernetwork": "none"}}
