@@ -77,11 +77,11 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
     "save_every":       (100,        100),
 }
 
-STAGES = {  # steps, learning rate, batch size: tiny world, Stable Diffusion
-    "1":      ((200, 1e-2, 8),   (60, 1e-3, 8)),   # tiny world: a word that knows its colour leaves less to the UNet
-    "2":      ((60, 2e-4, 8),    (100, 2e-5, 8)),
-    "3":      ((60, 1e-4, 8),    (500, 2e-6, 8)),
-    "fast 3": ((30, 2e-4, 4),    (200, 1e-5, 4)),
+STAGES = {  # steps, learning rate, batch size: tiny world (its first stage is long: what the word knows, the UNet need not), Stable Diffusion
+    "1":      ((200, 3e-2, 8),   (60, 1e-3, 8)),
+    "2":      ((60, 1e-4, 8),    (100, 2e-5, 8)),
+    "3":      ((60, 5e-5, 8),    (500, 2e-6, 8)),
+    "fast 3": ((30, 1e-4, 4),    (200, 1e-5, 4)),
 }
 LAMBDAS = {"1": (0.1, 0.0), "2": (2.0, 5.0), "3": (2.0, 5.0)}  # lambda_mean and lambda_var
 

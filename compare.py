@@ -246,8 +246,8 @@ def main():
         if {*experiments} <= {*done.get(subject.name, {})}:
             continue
         name, mine = subject.name, scales if a.faces else {subject.name: scales[subject.name]}
-        prompts = ", ".join(prompt.format("...") for prompt in (*PLAIN, *questions(subject.who)))
-        rows, found = [(f"{name}: the photos; below, {prompts}", load_pictures(subject.photos))], {}
+        asked = ", ".join(question if right is True else right for question, right in questions(subject.who).values())
+        rows, found = [(f"{name}: the photos; below as it is, then {asked}", load_pictures(subject.photos))], {}
         for experiment, (script, change, noun) in experiments.items():
             noun, looks = noun.format(cls=subject.who.cls), []
             for step, seconds, sd in learn(script, change, subject, str(out / "work")):

@@ -62,7 +62,7 @@ class Config:
 
 SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
     "steps":            (300,        3000),
-    "lr":               (3e-2,       2e-3),
+    "lr":               (3e-2,       2e-3),      # Stable Diffusion: 5e-4 times the batch size; the paper, on LDM, 5e-3 times it
     "batch_size":       (8,          4),
     "sampling_steps":   (25,         25),
     "save_every":       (100,        500),

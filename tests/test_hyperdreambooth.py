@@ -328,7 +328,7 @@ def test_the_weight_loss_draws_the_guess_to_everyones_theta(cfg, crowd, tmp_path
         many(cfg, crowd, tmp_path, "learn", "a")
     many(cfg, crowd, tmp_path, "optimise", "a", steps=10)
     sd, lidb = opened(cfg)
-    one = settle(replace(cfg, task="learn", images=str(crowd), out=str(tmp_path / "a"), beta=1.0, steps=300, lr=4e-3, save_every=300), sd)
+    one = settle(replace(cfg, task="learn", images=str(crowd), out=str(tmp_path / "a"), beta=1.0, steps=300, lr=4e-3, width=32, save_every=300), sd)
     monkeypatch.setattr("hyperdreambooth.noise_loss", lambda sd, z, words, chance: torch.ones(()))
     monkeypatch.setattr("hyperdreambooth.people", lambda sd, cfg: (torch.randn(3, 4, 8, 8), {"anna": [0], "ben": [1], "cleo": [2]}))
     distances = [log["distance"] for _, log in learn(sd, one)]
