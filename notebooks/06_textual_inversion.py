@@ -84,8 +84,9 @@ for step, words in near.items():
     print(f"step {step:3d}: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in words))
 
 # %% [markdown]
-# The neighbours: the tiny world's captions have made-up names for looks ("domma" is orange and spotted in some second colour, see
-# tiny_world/README.md), and plain colour words. Does the list tell you what the cat looks like? Now the pictures.
+# The neighbours: the tiny world's captions have made-up names for looks. Their beginning is the colour (do- orange, po- brown, ba- red),
+# their middle the second colour (-st- black, -tw- white), their end the pattern (-o patches). Which one of the list is the cat? It turns
+# up on the way; the end of the search is no word's neighbour: it lies between all of them.
 
 # %%
 progress = sheet([("the subject", photos), *((f'"a photo of a <it>", step {step}', looks[step]) for step in looks)])
@@ -93,8 +94,8 @@ progress.save("textual_inversion.jpg") if not FAST else None
 progress
 
 # %% [markdown]
-# The length of the vector. Words the model was trained with lie between the dotted lines. A vector far outside is a word that shouts:
-# other words of the sentence are heard less. That is the first thing to look at when an inversion stops obeying.
+# The length of the vector. Nine in ten words of the vocabulary lie between the outer dotted lines; "cat", which says so much, is longer.
+# A vector far outside is a word that shouts: the others of the sentence are heard less. Look here first when an inversion stops obeying.
 
 # %%
 vocabulary = before[:-1].norm(dim=1)
@@ -103,7 +104,8 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.5))
 left.plot(lengths), left.set_xlabel("step"), left.set_ylabel("length of v")
 for share in (0.05, 0.5, 0.95):
     left.axhline(vocabulary.quantile(share).item(), ls=":", color="grey")
-right.plot(smooth), right.set_xlabel("step"), right.set_ylabel("loss, mean of 20 steps");
+right.plot(smooth), right.set_xlabel("step"), right.set_ylabel("loss, mean of 20 steps")
+figure.tight_layout()
 
 # %% [markdown]
 # Did anything else move? Predict, then compare every number with what it was.
@@ -125,12 +127,13 @@ sheet([(prompt.format("<it>"), draw(sd, prompt.format("cat"), 3) + [None] + draw
 # judge can measure both: likeness 0 is any cat, 1 is this one; obedience is the share of prompts that were drawn as asked.
 
 # %%
-judge, ends = Judge.load(), compare.scale(Judge.load(), "cat")
+judge, cat = Judge.load(), compare.shipped("cat")
+scales = {"cat": compare.scale(judge, cat.who)}
 for lr in (1e-3, 1e-2, 3e-2, 1e-1):
     for model, log in train(replace(cfg, lr=lr)):
         pass
-    likeness, obedience, _ = compare.measure(judge, model, "<it>", "cat", *ends)
-    print(f"lr {lr:5.3f}   length {log['norm']:6.2f}   likeness {likeness:5.2f}   obedience {obedience:.2f}")
+    found, _ = compare.measure(judge, model, "<it>", cat, scales)
+    print(f"lr {lr:5.3f}   length {log['norm']:6.2f}   likeness {found['likeness']:5.2f}   obedience {found['obedience']:.2f}")
 
 # %% [markdown]
 # ## Exercises

@@ -124,14 +124,15 @@ plt.semilogy(gaps), plt.xlabel("step, all stages"), plt.ylabel("penalty"), plt.g
 # Stages are left out too. One cat is an anecdote; compare.py has the means over many subjects.
 
 # %%
-judge, ends = Judge.load(), compare.scale(Judge.load(), "cat")
-found = {"all": runs[1.0][0], "no penalty": runs[0.0][0]}
+judge, cat = Judge.load(), compare.shipped("cat")
+scales = {"cat": compare.scale(judge, cat.who)}
+learned = {"all": runs[1.0][0], "no penalty": runs[0.0][0]}
 for stages in ("23", "13", "12"):
-    for found[f"stages {stages}"], _ in train(replace(cfg, stages=stages)):
+    for learned[f"stages {stages}"], _ in train(replace(cfg, stages=stages)):
         pass
-for name, model in found.items():
-    likeness, obedience, _ = compare.measure(judge, model, "<it> cat", "cat", *ends)
-    print(f"{name:12s} likeness {likeness:5.2f}   obedience {obedience:.2f}")
+for name, model in learned.items():
+    found, _ = compare.measure(judge, model, "<it> cat", cat, scales)
+    print(f"{name:12s} likeness {found['likeness']:5.2f}   obedience {found['obedience']:.2f}")
 
 # %% [markdown]
 # ## Exercises
