@@ -9,9 +9,7 @@
 # Everything runs on a laptop's CPU, on the tiny world's model. The code is `textual_inversion.py`; nothing here is a copy of it.
 
 # %%
-import inspect
-import os
-import sys
+import inspect, os, sys
 from dataclasses import replace
 
 sys.path.insert(0, "..")
