@@ -310,12 +310,14 @@ def main(cfg):
         else:
             mean = {k: 0.95 * mean.get(k, log[k]) + 0.05 * log[k] for k in ("loss", "noise", "attention")}
         if log["done"]:
-            name, lit = "before training" if log["stage"] == "0" else f"after stage {log['stage']}", []
+            name, lit, mine = "before training" if log["stage"] == "0" else f"after stage {log['stage']}", [], []
             for photo in (photos[0], photos[-1]):
                 share, picture = gaze(sd, cfg, photo, *where), square(photo, cfg.size)
                 lit += [picture, overlay(picture, share[0]), overlay(picture, share[1]), None]
-            looks.append((f"{name}: the photo, where it looks at {cfg.token} ({share[0].mean():.1%} of its attention), "
-                          f"at {cfg.class_name} ({share[1].mean():.1%})", lit))
+                mine.append(share.mean((1, 2)))
+            new, category = sum(mine) / len(mine)  # of both photos
+            looks.append((f"{name}: the photo, where it looks at {cfg.token} ({new:.1%} of its attention), "
+                          f"at {cfg.class_name} ({category:.1%})", lit))
         if log["step"] and (log["done"] or log["step"] % 50 == 0):
             print(f"stage {log['stage']}  step {log['step']:4d}  loss {mean['loss']:.4f}  noise {mean['noise']:.4f}  "
                   f"attention {mean['attention']:.6f}", flush=True)

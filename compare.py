@@ -72,6 +72,7 @@ LOOKS = (0, 10, 20, 50, 100, 200)  # with --faces: the steps at which the likene
 PLAIN = ("a photo of a {}",)
 NEW_PLACES = {"snow": "a {} in the snow", "night": "a {} under the moon at night", "water": "a {} floating on top of water",
               "rug": "a {} on top of a purple rug in a forest"}  # where no subject's photos are
+ALIKE = (*PLAIN, *NEW_PLACES.values())  # the prompts that likeness is measured on
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,16 @@ def shipped(name):
     return Subject(name, scenes(name)[0].identity, SUBJECTS / name, [*WHO].index(name))
 
 
+def snapshot(who, rng, seed):
+    """The individual in a pose and one of the places that subjects' photos have, both by chance."""
+    return draw(Scene(who, str(rng.choice(PLACES)), pose=random_pose(rng), seed=seed))
+
+
 def stranger(number, folder):
     """Face `number` of those that neither the model nor the hypernetwork has seen, in one picture, drawn into a folder of its own."""
     who, rng, photos = random_identity(number, "face"), np.random.default_rng([1_618, number]), folder / f"face{number}"
     photos.mkdir(parents=True, exist_ok=True)
-    draw(Scene(who, str(rng.choice(PLACES)), pose=random_pose(rng), seed=number)).save(photos / "00.png")
+    snapshot(who, rng, number).save(photos / "00.png")
     return Subject(f"face {number}", who, photos, number)
 
 
@@ -122,9 +128,8 @@ class Scale:
 
 def scale(judge, who):
     rng = np.random.default_rng(8)
-    fresh = lambda identity, i: draw(Scene(identity, str(rng.choice(PLACES)), pose=random_pose(rng), seed=i))
-    v = judge.vectors([fresh(who, i) for i in range(24)])
-    others = judge.vectors([fresh(random_identity(500 + i, who.cls), i) for i in range(96)])
+    v = judge.vectors([snapshot(who, rng, i) for i in range(24)])
+    others = judge.vectors([snapshot(random_identity(500 + i, who.cls), rng, i) for i in range(96)])
     return Scale(v, mean_product(v, others), (v @ v.T)[~torch.eye(len(v), dtype=torch.bool)].mean().item())
 
 
@@ -141,10 +146,9 @@ def learn(script, change, subject, out):
         start = time.time() - seconds  # a look at the model does not count
 
 
-def vectors_of(judge, sd, noun, subject, images):
-    """Identity vectors of pictures by the prompts that likeness is measured on."""
-    prompts = [p.format(noun) for p in (*PLAIN, *NEW_PLACES.values())]
-    return judge.vectors(sd.sample(prompts, images=images, steps=25, sampler="dpm++", seed=1000 + subject.seed))
+def vectors_of(judge, sd, noun, subject, images=2):
+    """Identity vectors of pictures by the prompts of ALIKE; `measure` draws the same ones."""
+    return judge.vectors(sd.sample([p.format(noun) for p in ALIKE], images=images, steps=25, sampler="dpm++", seed=1000 + subject.seed))
 
 
 def measure(judge, sd, noun, subject, scales, images=2):
@@ -153,7 +157,7 @@ def measure(judge, sd, noun, subject, scales, images=2):
     prompts = [*PLAIN, *asked]
     drawn = sd.sample([p.format(noun) for p in prompts], images=images, steps=25, sampler="dpm++", seed=1000 + subject.seed)
     drawn = {prompt: drawn[i * images:(i + 1) * images] for i, prompt in enumerate(prompts)}
-    vectors = judge.vectors([p for prompt in (*PLAIN, *NEW_PLACES.values()) for p in drawn[prompt]])
+    vectors = judge.vectors([p for prompt in ALIKE for p in drawn[prompt]])
     obeyed = [read["drawing"] and read["cls"] == cls and read[question] == right
               for prompt, (question, right) in asked.items() for read in judge.read(drawn[prompt])]
     found = {"likeness": scales[subject.name](vectors), "obedience": sum(obeyed) / len(obeyed)}
@@ -252,7 +256,7 @@ def main():
             noun, looks = noun.format(cls=subject.who.cls), []
             for step, seconds, sd in learn(script, change, subject, str(out / "work")):
                 if a.faces and step in LOOKS:
-                    looks.append((seconds, scales[name](vectors_of(judge, sd, noun, subject, images=2))))
+                    looks.append((seconds, scales[name](vectors_of(judge, sd, noun, subject))))
             result, drawn = measure(judge, sd, noun, subject, mine)
             looks.append((seconds, result["likeness"]))
             found[experiment] = result | {"seconds": seconds} | ({"looks": looks} if a.faces else {})

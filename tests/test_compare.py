@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from compare import EXPERIMENTS, OF_FACES, REPORTED, TUNED, interval, measure, questions, race, scale, shipped, stranger, table, time_to_reach
+from compare import ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, interval, measure, questions, race, scale, shipped, stranger, table, time_to_reach
 from stable_diffusion import load_pictures
 from tiny_world import SUBJECTS
 from tiny_world.draw import draw
@@ -87,5 +87,8 @@ def test_the_race_is_to_dreambooths_last_likeness():
 
 def test_every_method_is_compared_with_its_defaults():
     """But for what an experiment is about."""
-    assert {name: change for name, (_, change, _) in (EXPERIMENTS | OF_FACES).items() if change} == {
+    assert {name: change for name, (_, change, _) in (EXPERIMENTS | ABLATIONS | OF_FACES).items() if change} == {
+        "DreamBooth without the prior": {"prior_weight": 0.0}, "AttnDreamBooth without the penalty": {"attn_weight": 0.0},
+        "AttnDreamBooth without stage 1": {"stages": "23"}, "AttnDreamBooth without stage 2": {"stages": "13"},
+        "AttnDreamBooth without stage 3": {"stages": "12"}, "AttnDreamBooth, the fast variant": {"fast": True},
         "hypernetwork alone": {"steps": 0}, "finetuning alone": {"hypernetwork": "none"}}

@@ -346,7 +346,7 @@ def test_people_that_are_kept_aside_tell_whether_it_learns(cfg, crowd, tmp_path,
     _, ratio, distance = of_strangers(sd, cfg, lidb, network, z, z, theta)
     assert abs(ratio - 1) < 1e-6 and abs(distance - 1) < 0.05
     many(cfg, crowd, tmp_path, "learn", "a", beta=0.0, steps=2)
-    assert "1 strangers: noise loss" in capsys.readouterr().out
+    assert "  1 strangers: noise loss" in capsys.readouterr().out
 
 
 def test_a_hypernetwork_is_only_used_for_what_it_is_for(cfg, crowd, tmp_path):
