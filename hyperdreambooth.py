@@ -1,10 +1,13 @@
 """HyperDreamBooth (Ruiz et al., CVPR 2024, arXiv 2307.06949): a network that looks at one photo and writes the weights.
 
-    python hyperdreambooth.py                                                       the tiny world's face, from one picture
-    python -m tiny_world.subjects --crowd runs/faces                                pictures of 2,000 other faces
+    python hyperdreambooth.py                                                            the tiny world's face, from one picture
+    python hyperdreambooth.py --images me.png --class-name face --hypernetwork FILE      someone else, with another hypernetwork
+
+A hypernetwork is made in three steps; the tiny world's took two hours of two cores:
+
+    python -m tiny_world.subjects --crowd runs/faces                                     four pictures each of 1,024 people
     python hyperdreambooth.py --task optimise --images runs/faces --class-name face      theta of each of them
-    python hyperdreambooth.py --task learn --images runs/faces --class-name face         the hypernetwork, from those in the same --out
-    python hyperdreambooth.py --images me.png --class-name face --hypernetwork runs/hyperdreambooth/hypernetwork.safetensors
+    python hyperdreambooth.py --task learn --images runs/faces --class-name face         the hypernetwork, from those
 
 The idea: DreamBooth starts every subject from nothing. But faces are alike, and so are the changes that teach a model a face: after
 a thousand of them a network can guess the next one. Three parts, in the order of this file:
@@ -18,9 +21,9 @@ a thousand of them a network can guess the next one. Three parts, in the order o
    where A_aux and B_aux are random, orthogonal and frozen: a seed is all there is to keep of them. With a = 100 and b = 50 a layer
    has 150 trained numbers, and Stable Diffusion's 192 layers 28,800 (115 kB) where DreamBooth trains 859,520,964.
 
-2. The hypernetwork H: from one photo to theta, the A_train and B_train of all layers, a token for each layer. It looks at its own guess
-   again, k times: theta_i = theta_i-1 + T(f(photo), theta_i-1). It learns from many people, each with a theta that was found by
-   training it alone (--task optimise):
+2. The hypernetwork H: from one photo to theta, the A_train and B_train of all layers. An encoder turns the photo into the vectors f,
+   once; a decoder T, which has a token for each layer, looks at them and at its own last guess, k times:
+   theta_i = theta_i-1 + T(f, theta_i-1). It learns from many people, each with a theta that was found for it alone (--task optimise):
 
        loss = E |eps - eps^(x_t, t, "a sks face"; theta^)|^2 + beta |theta^ - theta|^2 / |theta - mean|^2,    theta^ = H(photo)
 
@@ -28,17 +31,19 @@ a thousand of them a network can guess the next one. Three parts, in the order o
    put beside it ("rank-relaxed"), and that is trained for 40 steps on the one photo.
 
     trained   1: theta of each person   2: the hypernetwork   3: a LoRA; each time everything else is frozen
+    letters   p pictures or people   l tokens   n, m inputs and outputs of a layer   r rank
 
-Follows the paper: a, b, rank 1, the two-term loss, k guesses, a decoder of 2 layers, a head for each layer, 40 steps. Not given in
-what can be read of it, and chosen here: which layers (those whose count fits its figure), k = 4, beta (its alpha is 1), the LoRA's rank,
-all learning rates. A_train starts as a constant and theta is the change from there: were both A and B zero, neither would receive a
-gradient from their product.
-Different: everyone's theta starts from one that was trained on all people together, and so does H, the paper's from zero: A B is also
-(-A) (-B), and from zero chance chooses the sign, another one for the same person the next time. The distance of the thetas is
-measured in their own variance, so beta means the same at every size: 1 is as far as the mean person. f is a small transformer on the
-VAE's latent, trained along, and the decoder looks at all of its 64 vectors, where the paper has one vector of a ViT-H: no second
-download. Where a person has several pictures, H looks at one and two others are denoised: so theta holds the person, not the picture.
-Not here: a frozen image encoder, training on several GPUs.
+Follows the paper: a, b, rank 1, the two-term loss, k guesses from one look at the photo, a decoder of 2 layers, a head for each layer,
+40 steps. Not given in what can be read of it, and chosen here: which layers (those whose count fits its figure), k = 4, beta (with
+the noise loss at 1), the LoRA's rank, all learning rates. A_train starts as a constant and theta is the change from there: were both A
+and B zero, neither would receive a gradient from their product.
+Different: everyone's theta starts from one that was trained on all people together, and H from the mean of all of them, the paper's from
+zero: what is left to guess is what sets a person apart. The distance is in units of the thetas' variance, so beta means the same at
+every size, and 1 is as far as the mean person. The heads are used in every round, as the next one looks at the numbers; in the
+paper only tokens go round, and the heads come last. f is a small transformer on the VAE's latent, trained along, and T looks at all
+of its 64 vectors, where the paper has one vector of a ViT-H: no second download. Where a person has several pictures, H looks at one
+and others are denoised: so theta holds the person, not the picture.
+Not here: finding the face in a photo and cropping it, a frozen image encoder, training on several GPUs.
 """
 import argparse
 import hashlib
@@ -55,7 +60,7 @@ from torch import nn
 from tqdm import tqdm
 
 from checkpoint import UserError, load_state, load_tensors, resumable, save_state, save_tensors
-from stable_diffusion import TINY, StableDiffusion, load_pictures, open_picture, pick_device, run, to_tensor
+from stable_diffusion import TINY, StableDiffusion, open_picture, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, sheet
 
 
@@ -64,13 +69,13 @@ class Config:
     task: str = "personalise"         # or "optimise": a theta for each of many people; "learn": the hypernetwork
     model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
     images: str = ""                  # a picture, or a folder whose first one is taken; "": the tiny world's face. For the other
-                                      # tasks a folder of people: anna_1.jpg and anna_2.jpg are one person
+                                      # tasks a folder of people, a picture or a folder of pictures of each
     class_name: str = ""              # what the hypernetwork was trained on
     token: str = "sks"                # the identifier, the same one for all
-    hypernetwork: str = ""            # its file, or a person's lidb.safetensors; "": the tiny world's; "none": finetuning alone
+    hypernetwork: str = ""            # its file, or its guess for someone, lidb.safetensors; "": the tiny world's; "none": neither
     steps: int = None                 # None, here and below: what TASKS has; of finetuning 0: the hypernetwork alone
     lr: float = None
-    batch_size: int = None            # people at a time; in finetuning, noise levels
+    batch_size: int = None            # people at a time (to learn, with two pictures of each); in finetuning, noise levels
     rank: int = 4                     # of the LoRA in fast finetuning
     a: int = 100                      # width of A_train
     b: int = 50                       # width of B_train
@@ -93,7 +98,7 @@ TASKS = {  # steps, learning rate, batch size: tiny world, Stable Diffusion (fro
     "learn":       ((12_000, 1e-3, 32),   (100_000, 1e-4, 4)),
     "personalise": ((40, 1e-3, 8),        (40, 1e-4, 1)),
 }
-SETTINGS = {"width": (128, 512)}
+WIDTH = (128, 512)
 HYPERNETWORK = Path(__file__).parent / "tiny_world" / "hypernetwork.safetensors"  # for the tiny world's faces
 
 # What the result must be able to do: another place, another style, an accessory.
@@ -104,8 +109,7 @@ def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
     if cfg.task not in TASKS:
         raise UserError(f"--task {cfg.task}: one of {', '.join(TASKS)}")
-    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][sd.large]))
-    found |= {k: v[sd.large] for k, v in SETTINGS.items()} | {"size": sd.size}
+    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][sd.large])) | {"width": WIDTH[sd.large], "size": sd.size}
     cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
     if not cfg.images and cfg.task != "personalise":
         raise UserError(f"--task {cfg.task} wants --images FOLDER with pictures of many people")
@@ -113,6 +117,9 @@ def settle(cfg, sd):
         raise UserError("--images and --class-name go together, for example --images me.png --class-name face")
     if not cfg.images:
         cfg = replace(cfg, images=str(SUBJECTS / "face"), class_name="face")
+    for name in ("class_name", "token"):
+        if not sd.tokenizer.encode(getattr(cfg, name)):
+            raise UserError(f'--{name.replace("_", "-")} "{getattr(cfg, name)}" has no word in it')
     if cfg.width % 32:
         raise UserError(f"--width {cfg.width}: a multiple of 32, please")
     if not cfg.lr > 0 or not cfg.beta >= 0:
@@ -122,8 +129,9 @@ def settle(cfg, sd):
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
     if cfg.steps < (cfg.task != "personalise"):
         raise UserError(f"--steps {cfg.steps}: at least {int(cfg.task != 'personalise')}")
-    if cfg.size % sd.vae.factor or cfg.size < 2 * sd.vae.factor:
-        raise UserError(f"--size {cfg.size}: a multiple of {sd.vae.factor}, please")
+    unit = sd.vae.factor * (8 if cfg.task != "personalise" else 1)  # the hypernetwork cuts a latent into 8 x 8 patches
+    if cfg.size % unit or cfg.size < 2 * sd.vae.factor:
+        raise UserError(f"--size {cfg.size}: a multiple of {unit}, please")
     if not 0 <= cfg.seed < 2 ** 32:
         raise UserError(f"--seed {cfg.seed}: 0 to {2 ** 32 - 1}")
     if cfg.dtype not in ("float32", "bfloat16"):
@@ -160,47 +168,47 @@ def encode(sd, cfg, squares):
 
 
 def people(sd, cfg):
-    """A folder of many pictures -> scaled latents (pictures, 4, y, x), the means, and {person: [the numbers of their pictures]}.
-    Two files are of one person if their names are alike up to the last underscore."""
-    z, rows = [], {}
-    files = sorted(p for p in Path(cfg.images).glob("*") if p.is_file() and not p.name.startswith("."))
+    """A folder of people, each of them a picture or a folder of pictures -> scaled latents (pictures, 4, y, x), the means, on the CPU,
+    and {person: [the numbers of their pictures]}."""
+    z, rows, folder = [], {}, Path(cfg.images)
+    files = sorted(p for p in (*folder.glob("*"), *folder.glob("*/*")) if p.is_file() and not p.name.startswith("."))
     for file in tqdm(files, "latents", disable=not sys.stderr.isatty(), leave=False):
         try:
-            z.append(encode(sd, cfg, [square(open_picture(file), cfg.size)])[0].half())
-            rows.setdefault(file.stem.rpartition("_")[0] or file.stem, []).append(len(z) - 1)
+            z.append(encode(sd, cfg, [square(open_picture(file), cfg.size)])[0].cpu() * sd.vae.config.scaling_factor)
+            rows.setdefault(file.stem if file.parent == folder else file.parent.name, []).append(len(z) - 1)
         except UserError as error:
             print(f"passed over: {error}", file=sys.stderr)
     if len(rows) < 2:
-        raise UserError(f"--images {cfg.images}: {len(z)} pictures of {len(rows)} people; a folder of many is needed, "
-                        "anna_1.jpg, ben_1.jpg, ...")
-    print(f"{cfg.task}: {len(z)} pictures of {len(rows)} people in {cfg.images}", flush=True)
-    return torch.cat(z).float() * sd.vae.config.scaling_factor, rows
+        raise UserError(f"--images {folder}: {len(z)} pictures of {len(rows)} people; a folder of many is needed, with a picture or a "
+                        "folder of pictures of each")
+    print(f"{cfg.task}: {len(z)} pictures of {len(rows)} people in {folder}", flush=True)
+    return torch.cat(z), rows
 
 
 def purpose(cfg, lidb):
     """What a theta is for: of another model, sentence or LiDB it means nothing."""
-    weight = next(iter(lidb.layers.values())).weight.half().cpu().numpy()  # half: the same for a model's file of either precision
-    return {"model": hashlib.sha256(weight.tobytes()).hexdigest()[:16], "layers": len(lidb.layers), "a": lidb.a, "b": lidb.b,
-            "seed": lidb.seed, "class_name": cfg.class_name, "token": cfg.token}
+    return {"model": lidb.model, "layers": len(lidb.layers), "a": lidb.a, "b": lidb.b, "seed": lidb.seed,
+            "class_name": cfg.class_name, "token": cfg.token}
 
 
 def check_purpose(path, about, cfg, lidb):
     known = json.loads(about.get("purpose", "{}"))
-    if wrong := [f"{k} {known.get(k)}, not {v}" for k, v in purpose(cfg, lidb).items() if known.get(k) != v]:
-        raise UserError(f"{path} was made for something else: {'; '.join(wrong)}")
+    if wrong := [f"{k} {known.get(k)}, and this is {v}" for k, v in purpose(cfg, lidb).items() if known.get(k) != v]:
+        raise UserError(f"{path} is for {'; '.join(wrong)}: train one for it, or go without: --hypernetwork none")
 
 
 # === 1. LiDB ==========================================================================================================
 
 def orthogonal(n, k, generator):
-    """k random columns of length 1 at right angles, (n, k). Computed in float64: rounded to float32 it is the same everywhere."""
-    q, r = torch.linalg.qr(torch.randn(n, k, dtype=torch.float64, generator=generator))
-    return (q * r.diagonal().sign()).float()  # without the signs q would not be uniformly random
+    """Random columns of length 1 at right angles to each other, (n, k). Computed in float64: rounded to float32 they are the same on
+    every machine."""
+    return nn.init.orthogonal_(torch.empty(n, k, dtype=torch.float64), generator=generator).float()
 
 
 def adapted(sd):
     """{name: layer}, the linear layers that LiDB touches: every attention's four in UNet and text encoder, and the UNet's GEGLUs. For
-    Stable Diffusion 1 that is 192, and of all plausible sets the one whose size fits the paper's figures (386k numbers for rank 1)."""
+    Stable Diffusion 1 that is 192. The paper's text names the attentions only; with the GEGLUs the size fits its figure's 386k numbers
+    of rank 1, without them it is 273k."""
     ends = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj")
     return ({f"unet.{name}": layer for name, layer in sd.unet.named_modules() if name.endswith(ends)}
             | {f"text_encoder.{name}": layer for name, layer in sd.text.named_modules() if name.endswith("_proj")})
@@ -209,8 +217,8 @@ def adapted(sd):
 class LiDB:
     """The layers that change, their frozen directions, and what they add at the moment.
 
-    `added` is a list of {layer: (A, B)}: a layer's output gets x A B for each, with A (n, r) and B (r, m), or A (b, n, r) and
-    B (b, r, m) to give every picture of the batch its own."""
+    `added` is a list of {layer: (A, B)}: a layer's output gets x A B for each, with A (n, r) and B (r, m), or A (p, n, r) and
+    B (p, r, m) to give every picture of the batch its own."""
 
     def __init__(self, sd, a=100, b=50, seed=0):
         self.a, self.b, self.seed, self.layers, self.added = a, b, seed, adapted(sd), []
@@ -219,25 +227,27 @@ class LiDB:
         generator, device = torch.Generator().manual_seed(seed), sd.unet.conv_in.weight.device
         self.aux = [(orthogonal(layer.in_features, a, generator).to(device), orthogonal(layer.out_features, b, generator).T.to(device))
                     for layer in self.layers.values()]                                     # [(n, a), (b, m)], one a layer
+        some = torch.stack([layer.weight.detach()[0, :16].half().cpu() for layer in self.layers.values()])
+        self.model = hashlib.sha256(some.numpy().tobytes()).hexdigest()[:16]  # which model; half: the same in a file of either precision
         for name, layer in self.layers.items():
             layer.register_forward_hook(partial(self.add, name))
 
     def add(self, name, layer, inputs, output):
         for factors in self.added:
             A, B = factors[name]
-            output = output + inputs[0] @ A @ B                                            # (b, l, n) (n, r) (r, m)
+            output = output + inputs[0] @ A @ B                                            # (p, l, n) (n, r) (r, m)
         return output
 
     def factors(self, theta):
-        """theta (layers, a + b) or (b, layers, a + b) -> {layer: (A, B)}. theta = 0 is A_train = 1 / sqrt(a), B_train = 0: it
-        changes nothing, and has a gradient."""
+        """theta (layers, a + b), or (p, layers, a + b) for p pictures -> {layer: (A, B)}. theta = 0 is A_train = 1 / sqrt(a), B_train = 0:
+        it changes nothing, and has a gradient."""
         A_train, B_train = theta[..., :self.a, None] + self.a ** -0.5, theta[..., None, self.a:]
         return {name: (A_aux @ A_train[..., i, :, :], B_train[..., i, :, :] @ B_aux)
                 for i, (name, (A_aux, B_aux)) in enumerate(zip(self.layers, self.aux))}
 
 
 def noise_loss(sd, z, words, generator):
-    """The ordinary loss of the model. z: latents of pictures (b, 4, y, x); words: the prompts' vectors (b, l, d)."""
+    """The ordinary loss of the model. z: latents of pictures (p, 4, y, x); words: the prompts' vectors (p, l, d)."""
     eps = torch.randn(z.shape, generator=generator).to(z)                              # noise it
     t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
     output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words)                       # predict
@@ -248,7 +258,7 @@ def noise_with(sd, cfg, lidb, theta, z, generator):
     """The noise loss of z (p, 4, y, x) with theta beside the weights: (p, layers, a + b), or (layers, a + b) for all of them."""
     lidb.added = [lidb.factors(theta)]
     with precision(sd, cfg):
-        return noise_loss(sd, z, sd.read([f"a {cfg.token} {cfg.class_name}"] * len(z)), generator)
+        return noise_loss(sd, z.to(theta), sd.read([f"a {cfg.token} {cfg.class_name}"] * len(z)), generator)
 
 
 EVERYONE = "all people together"
@@ -262,7 +272,7 @@ def fit(sd, cfg, lidb, z, rows, theta, chance):
         some = rows if len(theta) == len(rows) else [rows[i] for i in torch.randperm(len(rows), generator=chance)[:cfg.batch_size]]
         i = [row[torch.randint(len(row), (1,), generator=chance)] for row in some]          # a picture of each
         loss = noise_with(sd, cfg, lidb, theta.expand(len(some), -1, -1), z[i], chance)
-        (loss * len(some)).backward()  # each person's own gradient, however many share the batch
+        (loss * len(some)).backward()  # the loss is the batch's mean, and would give each person 1 / len(some) of their gradient
         if not (loss.isfinite() and theta.grad.isfinite().all()):
             raise UserError(f"the loss became {loss.item()}: start again with a lower --lr")
         optimizer.param_groups[0]["lr"] = cfg.lr * (1 - step / cfg.steps)
@@ -274,10 +284,10 @@ def fit(sd, cfg, lidb, z, rows, theta, chance):
 def optimise(sd, cfg):
     """First one theta of all people together, theta/start.safetensors, then from there one of each person, many at once: the batch is
     people, and each has weights of its own. They are written in blocks, theta/000000.safetensors, ... Yields (sd, log) after each step."""
+    if not cfg.resume and any((Path(cfg.out) / "theta").glob("*.safetensors")):
+        raise UserError(f"{cfg.out}/theta has some already: --resume finds the rest, another --out begins anew")
     (z, rows), lidb, device, folder = people(sd, cfg), LiDB(sd, cfg.a, cfg.b), sd.unet.conv_in.weight.device, Path(cfg.out) / "theta"
     about = {"settings": json.dumps(settings(cfg)), "purpose": json.dumps(purpose(cfg, lidb))}
-    for path in [] if cfg.resume else folder.glob("*.safetensors"):  # of an earlier run: the two would be mixed
-        path.unlink()
     names, start, done = list(rows), torch.zeros(len(lidb.layers), cfg.a + cfg.b, device=device), 0
     blocks = {"start": [EVERYONE]} | {f"{i:06d}": names[i:i + cfg.batch_size] for i in range(0, len(names), cfg.batch_size)}
     for title, block in blocks.items():
@@ -297,23 +307,23 @@ def optimise(sd, cfg):
 
 
 def found_thetas(cfg, lidb, names):
-    """What --task optimise found for these people, (p, layers, a + b), and where they started from, (layers, a + b)."""
+    """What --task optimise found for these people, (p, layers, a + b), on the CPU."""
     thetas = {}
     for path in sorted((Path(cfg.out) / "theta").glob("*.safetensors")):
         tensors, about = load_tensors(path)
         check_purpose(path, about, cfg, lidb)
         thetas |= tensors
     if missing := [name for name in names if name not in thetas]:
-        raise UserError(f"{cfg.out}/theta has none for {len(missing)} people ({missing[0]}, ...): --task optimise finds them; "
+        raise UserError(f"{cfg.out}/theta has none for {len(missing)} people ({missing[0]}, ...): --task optimise --resume finds them; "
                         "--beta 0 learns without")
-    return torch.stack([thetas[name] for name in names]).float(), thetas[EVERYONE].float()
+    return torch.stack([thetas[name] for name in names]).float()
 
 
 # === 2. the hypernetwork ==============================================================================================
 
 class Hypernetwork(nn.Module):
-    """One picture's latent (p, 4, y, x) -> theta (p, layers, a + b). The latent is cut into 8 x 8 patches. start and scale are about the
-    size of thetas: where they start and how far they spread; inside, all is measured from the one and in units of the other."""
+    """One picture's latent (p, 4, y, x) -> theta (p, layers, a + b). The latent is cut into 8 x 8 patches. mean and scale are those of the
+    thetas: inside, all is measured from the one and in units of the other."""
 
     def __init__(self, layers, payload, channels, side, width=128, iterations=4):
         super().__init__()
@@ -326,19 +336,19 @@ class Hypernetwork(nn.Module):
         self.which = nn.Parameter(0.02 * torch.randn(layers, width))                   # layer of the model
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**block), 2, nn.LayerNorm(width))
         self.heads = nn.Parameter(0.1 * torch.randn(layers, width, payload))           # one a layer
-        self.register_buffer("start", torch.zeros(layers, payload))
+        self.register_buffer("mean", torch.zeros(layers, payload))
         self.register_buffer("scale", torch.tensor(0.05))
 
     def forward(self, z):
         f, k = self.encoder(self.patches(z).flatten(2).transpose(1, 2) + self.where), self.config["iterations"]  # (p, 64, width), once
-        change = torch.zeros(len(z), *self.start.shape, device=z.device)               # (p, layers, a + b)
+        change = torch.zeros(len(z), *self.mean.shape, device=z.device)                # (p, layers, a + b)
         for _ in range(k):                                                             # theta_i = theta_i-1 + T(f, theta_i-1)
             h = self.decoder(self.guess(change) + self.which, f)
             change = change + torch.einsum("plw,lwn->pln", h, self.heads) * h.shape[-1] ** -0.5 / k
-        return self.start + self.scale * change
+        return self.mean + self.scale * change
 
-    def save(self, path, cfg, lidb):
-        about = {"network": json.dumps(self.config), "purpose": json.dumps(purpose(cfg, lidb))}
+    def save(self, path, cfg, lidb, history):
+        about = {"network": json.dumps(self.config), "purpose": json.dumps(purpose(cfg, lidb)), "history": json.dumps(history)}
         save_tensors({name: t.half() for name, t in self.state_dict().items()}, path, about)
 
     @classmethod
@@ -354,45 +364,47 @@ class Hypernetwork(nn.Module):
 
 
 @torch.no_grad()
-def of_strangers(sd, cfg, lidb, network, seen, drawn, theta):
-    """How well the hypernetwork does for people it does not learn from: the noise loss with its weights; that over the one with the
-    weights it starts from, at the same noise; the distance to their thetas, if there are any. Below 1 it knows something of them."""
-    noise, distance = {"guess": 0.0, "start": 0.0}, 0.0
+def of_strangers(sd, cfg, lidb, network, z, seen, drawn, theta):
+    """How well the hypernetwork does for people it does not learn from: the noise loss of the pictures `drawn` with its guesses for the
+    pictures `seen`; that over the loss with the mean theta, at the same noise; the distance to their own thetas, if there are any.
+    Below 1, both of the last know something of the person."""
+    noise, distance = {"guess": 0.0, "mean": 0.0}, 0.0
     for i in range(0, len(seen), cfg.batch_size):
         part = slice(i, i + cfg.batch_size)
-        guess = network(seen[part])
+        guess = network(z[seen[part]].to(network.mean))
         distance += ((guess - theta[part].to(guess)) ** 2).sum().item() if theta is not None else 0.0
-        for name, these in (("guess", guess), ("start", network.start)):
-            noise[name] += noise_with(sd, cfg, lidb, these, drawn[part], torch.Generator().manual_seed(i)).item() * len(guess)
-    return noise["guess"] / len(seen), noise["guess"] / noise["start"], distance / (len(seen) * network.start.numel() * network.scale.item() ** 2)
+        for name, these in (("guess", guess), ("mean", network.mean)):
+            noise[name] += noise_with(sd, cfg, lidb, these, z[drawn[part]], torch.Generator().manual_seed(i)).item() * len(guess)
+    return noise["guess"] / len(seen), noise["guess"] / noise["mean"], distance / (len(seen) * network.mean.numel() * network.scale.item() ** 2)
 
 
 def learn(sd, cfg):
-    """The hypernetwork, on everyone in the folder but the last twentieth. Yields (sd, log) after each step; log has the loss and its two
-    terms. H sees one picture of a person, and two others are denoised with its guess, where there are others."""
-    if cfg.size % (8 * sd.vae.factor):
-        raise UserError(f"--size {cfg.size}: the hypernetwork cuts a picture into 8 x 8 patches; a multiple of {8 * sd.vae.factor}, please")
+    """The hypernetwork, on everyone in the folder but the last twentieth (100 at most). Yields (sd, log) after each step; log has the
+    loss and its two terms. H sees one picture of a person, and two others are denoised with its guess; of two pictures both are, and one
+    alone twice. The file has the history of its training beside the weights: rows of step, the means of both terms since the row before,
+    and what of_strangers found."""
     state = Path(cfg.out) / "state.safetensors"
     saved = resumable(state, settings(cfg)) if cfg.resume else {}
     (z, rows), lidb, device = people(sd, cfg), LiDB(sd, cfg.a, cfg.b), sd.unet.conv_in.weight.device
     torch.manual_seed(cfg.seed)
+    kept = min(100, max(1, len(rows) // 20))
+    everyone, strangers = [*rows.values()][:-kept], [*rows.values()][-kept:]
     network, theta = Hypernetwork(len(lidb.layers), cfg.a + cfg.b, z.shape[1], z.shape[2], cfg.width, cfg.iterations).to(device), None
     if cfg.beta:
-        theta, start = found_thetas(cfg, lidb, rows)
-        network.start.copy_(start)
-        network.scale.copy_((theta - start).std())
-    everyone, kept = [*rows.values()], max(1, len(rows) // 20)
-    rows, strangers = everyone[:-kept], everyone[-kept:]
+        theta = found_thetas(cfg, lidb, rows)
+        network.mean.copy_(theta[:-kept].mean(0))
+        network.scale.copy_((theta[:-kept] - network.mean.cpu()).std())
     weights = {"hypernetwork": [*network.parameters()]}
     optimizer = torch.optim.AdamW(weights["hypernetwork"], lr=cfg.lr, weight_decay=0.01, fused=True)
     if saved:
         load_state(state, weights, optimizer)
+    history, terms = saved.get("history", []), []
     for step in range(saved.get("step", 0), cfg.steps):
         chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)  # a step's chance is its own: resuming needs no more
-        who = torch.randint(len(rows), (cfg.batch_size,), generator=chance).tolist()
-        views = [[rows[i][j] for j in torch.randperm(len(rows[i]), generator=chance)] for i in who]
-        seen, drawn = z[[own[0] for own in views]], z[[own[k % len(own)] for own in views for k in (1, 2)]]
-        guess = network(seen)
+        who = torch.randint(len(everyone), (cfg.batch_size,), generator=chance).tolist()
+        views = [[everyone[i][j] for j in torch.randperm(len(everyone[i]), generator=chance)] for i in who]
+        guess = network(z[[own[0] for own in views]].to(device))
+        drawn = z[[own[view % len(own)] for own in views for view in (1, 2)]]
         noise = noise_with(sd, cfg, lidb, guess.repeat_interleave(2, 0), drawn, chance)
         distance = F.mse_loss(guess, theta[who].to(guess)) / network.scale ** 2 if cfg.beta else torch.zeros(())
         loss = noise + cfg.beta * distance
@@ -404,15 +416,18 @@ def learn(sd, cfg):
             group["lr"] = cfg.lr * min(1, (step + 1) / 100, 2 * (cfg.steps - step) / cfg.steps)
         optimizer.step()
         optimizer.zero_grad()
+        terms.append((noise.item(), distance.item()))
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
+            found = of_strangers(sd, cfg, lidb, network, z, [own[0] for own in strangers], [own[-1] for own in strangers],
+                                 theta[-kept:] if cfg.beta else None)
+            history.append([step + 1, *(sum(term) / len(terms) for term in zip(*terms)), *found])
+            terms = []
             if step + 1 < cfg.steps:
-                save_state(state, weights, optimizer, step=step + 1, settings=settings(cfg))
-            found = of_strangers(sd, cfg, lidb, network, z[[row[0] for row in strangers]], z[[row[-1] for row in strangers]],
-                                 theta[len(rows):] if cfg.beta else None)
-            print(f"{step + 1:7d}/{cfg.steps}  {len(strangers)} strangers: noise loss {found[0]:.4f}, {found[1]:.4f} of the start's"
+                save_state(state, weights, optimizer, step=step + 1, settings=settings(cfg), history=history)
+            print(f"{step + 1:7d}/{cfg.steps}  {len(strangers)} strangers: noise loss {found[0]:.4f}, {found[1]:.4f} of the mean person's"
                   f"{f', distance {found[2]:.3f}' if cfg.beta else ''}", flush=True)
         yield sd, {"step": step + 1, "of": cfg.steps, "loss": loss.item(), "noise": noise.item(), "distance": distance.item()}
-    network.save(Path(cfg.out) / "hypernetwork.safetensors", cfg, lidb)
+    network.save(Path(cfg.out) / "hypernetwork.safetensors", cfg, lidb, history)
     state.unlink(missing_ok=True)
 
 
@@ -439,11 +454,15 @@ def predicted(sd, cfg, lidb, photo):
 def train(cfg):
     """Fast finetuning. Yields (sd, log), first with the hypernetwork's weights alone, then after every step. sd draws as the model does
     at that moment, though the changes stand beside its weights; log has the step and the loss; the first one has the settled Config,
-    the photo, the LiDB, theta and the LoRA."""
+    the photo and its file, the LiDB, theta and the LoRA."""
     device = pick_device(cfg.device)
     sd = StableDiffusion.from_pretrained(cfg.model, device)
     cfg = settle(cfg, sd)
-    photo = open_picture(cfg.images) if Path(cfg.images).is_file() else load_pictures(cfg.images)[0]
+    path = Path(cfg.images)
+    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"--images {path}: there is no picture")
+    photo = open_picture(files[0])
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
     for part in (sd.unet, sd.text, sd.vae):
         part.requires_grad_(False)
@@ -453,7 +472,7 @@ def train(cfg):
     lora = {name: (torch.randn(layer.in_features, cfg.rank, generator=chance).div(layer.in_features ** 0.5).to(device).requires_grad_(True),
                    torch.zeros(cfg.rank, layer.out_features, device=device, requires_grad=True)) for name, layer in lidb.layers.items()}
     lidb.added = [lidb.factors(theta), lora]
-    yield sd, {"step": 0, "cfg": cfg, "photo": photo, "lidb": lidb, "theta": theta, "lora": lora}
+    yield sd, {"step": 0, "cfg": cfg, "file": files[0], "photo": photo, "lidb": lidb, "theta": theta, "lora": lora}
 
     mean, std = encode(sd, cfg, [square(photo, cfg.size)])                                 # (1, 4, y, x) each
     trained = [factor for pair in lora.values() for factor in pair]
@@ -465,7 +484,8 @@ def train(cfg):
             words = sd.read([f"a {cfg.token} {cfg.class_name}"]).expand(cfg.batch_size, -1, -1)
             loss = noise_loss(sd, z, words, chance)
         loss.backward()
-        if not (loss.isfinite() and all(p.grad.isfinite().all() for p in trained)):  # before the step: nothing has been touched by it
+        norm = nn.utils.clip_grad_norm_(trained, float("inf"))
+        if not (loss.isfinite() and norm.isfinite()):  # before the step: nothing has been touched by it
             raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr")
         optimizer.step()
         optimizer.zero_grad()
@@ -499,7 +519,7 @@ def personalise(cfg):
     for sd, log in train(cfg):
         if log["step"] == 0:
             cfg, photo, lidb, theta = log["cfg"], log["photo"], log["lidb"], log["theta"]
-            print(f"hyperdreambooth: one picture of a {cfg.class_name} | LiDB: {theta.numel():,} numbers in {len(lidb.layers)} layers, "
+            print(f"hyperdreambooth: {log['file']}, a {cfg.class_name} | LiDB: {theta.numel():,} numbers in {len(lidb.layers)} layers, "
                   f"hypernetwork: {cfg.hypernetwork or HYPERNETWORK.name} | finetuning a LoRA of rank {cfg.rank} | {theta.device}",
                   flush=True)
             everything, lidb.added = lidb.added, []
@@ -513,8 +533,9 @@ def personalise(cfg):
     out = Path(cfg.out)
     save_tensors({"theta": theta}, out / "lidb.safetensors", {"purpose": json.dumps(purpose(cfg, lidb))})
     save_lora(lidb.added, out / "pytorch_lora_weights.safetensors")
-    with precision(sd, cfg):
-        drawn[f"{cfg.steps} steps of finetuning"] = pictures(sd, cfg)
+    if cfg.steps:
+        with precision(sd, cfg):
+            drawn[f"{cfg.steps} steps of finetuning"] = pictures(sd, cfg)
     rows = [("the picture", [square(photo, cfg.size)])]
     for prompt in drawn["before"]:
         rows.append((f'"{prompt}"     {"  |  ".join(drawn)}', [one for of in drawn.values() for one in (*of[prompt], None)]))
@@ -529,6 +550,7 @@ def main(cfg):
     cfg, mean, result = settle(cfg, sd), {}, {"optimise": "theta", "learn": "hypernetwork.safetensors"}[cfg.task]
     for part in (sd.unet, sd.text, sd.vae):
         part.requires_grad_(False)
+    Path(cfg.out).mkdir(parents=True, exist_ok=True)
     sd.unet.checkpointing = sd.large
     for i, (_, log) in enumerate({"optimise": optimise, "learn": learn}[cfg.task](sd, cfg)):
         mean = {k: 0.99 * mean.get(k, v) + 0.01 * v for k, v in log.items()}

@@ -48,8 +48,9 @@ def test_there_are_thirty_subjects_a_third_of_them_rare_and_all_held_out():
 
 def test_a_crowd_is_of_others_and_a_person_looks_alike_in_all_views(tmp_path):
     crowd(tmp_path, "face", 2, 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000_0.png", "000000_1.png", "000001_0.png", "000001_1.png"]
-    assert np.array_equal(Image.open(tmp_path / "000001_1.png"), draw(view("face", HELD_OUT + 1, 1)))
+    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png"))
+    assert files == ["000000/0.png", "000000/1.png", "000001/0.png", "000001/1.png"]
+    assert np.array_equal(Image.open(tmp_path / "000001" / "1.png"), draw(view("face", HELD_OUT + 1, 1)))
     assert view("face", 10_001, 0).identity == view("face", 10_001, 1).identity != view("face", 10_002, 0).identity
 
 

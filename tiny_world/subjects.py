@@ -1,6 +1,6 @@
 """The 30 subjects that ship with the world: python -m tiny_world.subjects draws them again.
 
-    python -m tiny_world.subjects --crowd runs/faces --class face --count 2000 --views 4     many others, for a hypernetwork
+    python -m tiny_world.subjects --crowd runs/faces --class face --count 1024 --views 4     many others, for a hypernetwork
 
 In the spirit of the DreamBooth benchmark: four to six photos each, in various places and poses, of one individual that
 pretraining never saw. A third (`rare`) wear a pattern that no picture of the pretraining has: what is not known yet has to
@@ -47,18 +47,18 @@ def view(cls, seed, i):
 
 
 def crowd(folder, cls, count, views):
-    """Photos of many individuals of a class, `views` of each: 000000_0.png, 000000_1.png, ... None of them is a shipped subject."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Photos of many individuals of a class, `views` of each: 000000/0.png, 000000/1.png, ... None of them is a shipped subject."""
     photos = [(n, i) for n in range(count) for i in range(views)]
     for (n, i), picture in zip(photos, draw_all(view(cls, HELD_OUT + n, i) for n, i in photos)):
-        Image.fromarray(picture).save(folder / f"{n:06d}_{i}.png")
+        (folder / f"{n:06d}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{n:06d}" / f"{i}.png")
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--crowd", metavar="FOLDER", help="many individuals instead of the 30")
     p.add_argument("--class", dest="cls", choices=CLASSES, default="face")
-    p.add_argument("--count", type=int, default=2000)
+    p.add_argument("--count", type=int, default=1024)
     p.add_argument("--views", type=int, default=4)
     a = p.parse_args()
     if a.count < 1 or a.views < 1:
