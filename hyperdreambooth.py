@@ -3,11 +3,9 @@
     python hyperdreambooth.py                                                            the tiny world's face, from one picture
     python hyperdreambooth.py --images me.png --class-name face --hypernetwork FILE      someone else, with another hypernetwork
 
-A hypernetwork is made in three steps; the tiny world's took two hours of two cores:
-
-    python -m tiny_world.subjects --crowd runs/faces                                     four pictures each of 1,024 people
-    python hyperdreambooth.py --task optimise --images runs/faces --class-name face      theta of each of them
-    python hyperdreambooth.py --task learn --images runs/faces --class-name face         the hypernetwork, from those
+    python -m tiny_world.subjects --crowd runs/faces                                     pictures of many people, four of each
+    python hyperdreambooth.py --task learn --images runs/faces --class-name face         a hypernetwork, from those
+    python hyperdreambooth.py --task optimise --images runs/faces --class-name face      theta of each, for the second term of the loss
 
 The idea: DreamBooth starts every subject from nothing. But faces are alike, and so are the changes that teach a model a face: after
 a thousand of them a network can guess the next one. Three parts, in the order of this file:
@@ -21,9 +19,10 @@ a thousand of them a network can guess the next one. Three parts, in the order o
    where A_aux and B_aux are random, orthogonal and frozen: a seed is all there is to keep of them. With a = 100 and b = 50 a layer
    has 150 trained numbers, and Stable Diffusion's 192 layers 28,800 (115 kB) where DreamBooth trains 859,520,964.
 
-2. The hypernetwork H: from one photo to theta, the A_train and B_train of all layers. An encoder turns the photo into the vectors f,
-   once; a decoder T, which has a token for each layer, looks at them and at its own last guess, k times:
-   theta_i = theta_i-1 + T(f, theta_i-1). It learns from many people, each with a theta that was found for it alone (--task optimise):
+2. The hypernetwork H: from one photo to theta, the A_train and B_train of all layers. An encoder turns the photo into a vector f,
+   once; a decoder T, which has a token for each layer, looks at it and at its own last guess, k times:
+   theta_i = theta_i-1 + T(f, theta_i-1). It learns from many people, by the noise of their pictures and, if beta > 0, by a theta that was
+   found for each of them alone (--task optimise):
 
        loss = E |eps - eps^(x_t, t, "a sks face"; theta^)|^2 + beta |theta^ - theta|^2 / |theta - mean|^2,    theta^ = H(photo)
 
@@ -37,12 +36,13 @@ Follows the paper: a, b, rank 1, the two-term loss, k guesses from one look at t
 40 steps. Not given in what can be read of it, and chosen here: which layers (those whose count fits its figure), k = 4, beta (with
 the noise loss at 1), the LoRA's rank, all learning rates. A_train starts as a constant and theta is the change from there: were both A
 and B zero, neither would receive a gradient from their product.
-Different: everyone's theta starts from one that was trained on all people together, and H from the mean of all of them, the paper's from
-zero: what is left to guess is what sets a person apart. The distance is in units of the thetas' variance, so beta means the same at
-every size, and 1 is as far as the mean person. The heads are used in every round, as the next one looks at the numbers; in the
-paper only tokens go round, and the heads come last. f is a small transformer on the VAE's latent, trained along, and T looks at all
-of its 64 vectors, where the paper has one vector of a ViT-H: no second download. Where a person has several pictures, H looks at one
-and others are denoised: so theta holds the person, not the picture.
+Different: beta is 0 unless it is given, as the noise loss alone learns more (measured: README). Else the distance is in units of the
+thetas' variance, so beta means the same at every size and 1 is as far as the mean person; everyone's theta starts from one that was
+trained on all people together, and H from the mean of all, the paper's from zero: what is left is what sets a person apart. The heads
+are used in every round, as the next one looks at the numbers; in the paper only tokens go round, and the heads come last. f is added
+to all tokens, where the paper sets it before them as one more, and comes from a small transformer on the VAE's latent, trained along,
+instead of a ViT-H: no second download. Where a person has several pictures, H looks at one and others are denoised: so theta holds
+the person, not the picture.
 Not here: finding the face in a photo and cropping it, a frozen image encoder, training on several GPUs.
 """
 import argparse
@@ -81,7 +81,7 @@ class Config:
     b: int = 50                       # width of B_train
     iterations: int = 4               # k, how often the hypernetwork looks at its own guess
     width: int = None                 # of the hypernetwork
-    beta: float = 0.05                # weight of the distance to theta; 0: the diffusion loss alone, without theta
+    beta: float = 0.0                 # weight of the distance to theta; 0: the noise loss alone, which needs no thetas
     size: int = None                  # side of the pictures in pixels; None: what the model was trained on
     sampling_steps: int = 25          # for the pictures before and after
     guidance: float = None            # the model's
@@ -94,8 +94,8 @@ class Config:
 
 
 TASKS = {  # steps, learning rate, batch size: tiny world, Stable Diffusion (from 100 million UNet parameters on)
-    "optimise":    ((200, 1e-2, 32),      (300, 1e-3, 4)),
-    "learn":       ((12_000, 1e-3, 32),   (100_000, 1e-4, 4)),
+    "optimise":    ((100, 1e-2, 32),      (300, 1e-3, 4)),
+    "learn":       ((6_000, 1e-3, 16),    (100_000, 1e-4, 4)),
     "personalise": ((40, 1e-3, 8),        (40, 1e-4, 1)),
 }
 WIDTH = (128, 512)
@@ -322,30 +322,35 @@ def found_thetas(cfg, lidb, names):
 # === 2. the hypernetwork ==============================================================================================
 
 class Hypernetwork(nn.Module):
-    """One picture's latent (p, 4, y, x) -> theta (p, layers, a + b). The latent is cut into 8 x 8 patches. mean and scale are those of the
-    thetas: inside, all is measured from the one and in units of the other."""
+    """One picture's latent (p, 4, y, x) -> theta (p, layers, a + b). The latent is cut into 8 x 8 patches. Inside, all is measured from
+    `start` and in units of `scale`: the mean and the spread of the thetas that were found, where it learns with those."""
 
     def __init__(self, layers, payload, channels, side, width=128, iterations=4):
         super().__init__()
         self.config = {"layers": layers, "payload": payload, "channels": channels, "side": side, "width": width, "iterations": iterations}
-        block = dict(d_model=width, nhead=width // 32, dim_feedforward=4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+
+        def transformer(depth):
+            block = nn.TransformerEncoderLayer(width, width // 32, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            return nn.TransformerEncoder(block, depth, nn.LayerNorm(width), enable_nested_tensor=False)
         self.patches = nn.Conv2d(channels, width, side // 8, stride=side // 8)
         self.where = nn.Parameter(0.02 * torch.randn(64, width))                       # in the picture
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**block), 4, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.encoder = transformer(2)
+        self.face = nn.Sequential(nn.Linear(width, width // 4), nn.Flatten(), nn.Linear(64 * (width // 4), width))
         self.guess = nn.Linear(payload, width)
         self.which = nn.Parameter(0.02 * torch.randn(layers, width))                   # layer of the model
-        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**block), 2, nn.LayerNorm(width))
+        self.decoder = transformer(2)
         self.heads = nn.Parameter(0.1 * torch.randn(layers, width, payload))           # one a layer
-        self.register_buffer("mean", torch.zeros(layers, payload))
+        self.register_buffer("start", torch.zeros(layers, payload))
         self.register_buffer("scale", torch.tensor(0.05))
 
     def forward(self, z):
-        f, k = self.encoder(self.patches(z).flatten(2).transpose(1, 2) + self.where), self.config["iterations"]  # (p, 64, width), once
-        change = torch.zeros(len(z), *self.mean.shape, device=z.device)                # (p, layers, a + b)
+        patches, k = self.patches(z).flatten(2).transpose(1, 2) + self.where, self.config["iterations"]  # (p, 64, width)
+        f = self.face(self.encoder(patches))[:, None]                                  # (p, 1, width), once
+        change = torch.zeros(len(z), *self.start.shape, device=z.device)               # (p, layers, a + b)
         for _ in range(k):                                                             # theta_i = theta_i-1 + T(f, theta_i-1)
-            h = self.decoder(self.guess(change) + self.which, f)
+            h = self.decoder(f + self.which + self.guess(change))
             change = change + torch.einsum("plw,lwn->pln", h, self.heads) * h.shape[-1] ** -0.5 / k
-        return self.mean + self.scale * change
+        return self.start + self.scale * change
 
     def save(self, path, cfg, lidb, history):
         about = {"network": json.dumps(self.config), "purpose": json.dumps(purpose(cfg, lidb)), "history": json.dumps(history)}
@@ -366,16 +371,16 @@ class Hypernetwork(nn.Module):
 @torch.no_grad()
 def of_strangers(sd, cfg, lidb, network, z, seen, drawn, theta):
     """How well the hypernetwork does for people it does not learn from: the noise loss of the pictures `drawn` with its guesses for the
-    pictures `seen`; that over the loss with the mean theta, at the same noise; the distance to their own thetas, if there are any.
-    Below 1, both of the last know something of the person."""
-    noise, distance = {"guess": 0.0, "mean": 0.0}, 0.0
+    pictures `seen`; that over the loss with the theta that it starts from, at the same noise; the distance to their own thetas, if there
+    are any. Below 1, both of the last know something of the person."""
+    noise, distance = {"guess": 0.0, "start": 0.0}, 0.0
     for i in range(0, len(seen), cfg.batch_size):
         part = slice(i, i + cfg.batch_size)
-        guess = network(z[seen[part]].to(network.mean))
+        guess = network(z[seen[part]].to(network.start))
         distance += ((guess - theta[part].to(guess)) ** 2).sum().item() if theta is not None else 0.0
-        for name, these in (("guess", guess), ("mean", network.mean)):
+        for name, these in (("guess", guess), ("start", network.start)):
             noise[name] += noise_with(sd, cfg, lidb, these, z[drawn[part]], torch.Generator().manual_seed(i)).item() * len(guess)
-    return noise["guess"] / len(seen), noise["guess"] / noise["mean"], distance / (len(seen) * network.mean.numel() * network.scale.item() ** 2)
+    return noise["guess"] / len(seen), noise["guess"] / noise["start"], distance / (len(seen) * network.start.numel() * network.scale.item() ** 2)
 
 
 def learn(sd, cfg):
@@ -392,8 +397,8 @@ def learn(sd, cfg):
     network, theta = Hypernetwork(len(lidb.layers), cfg.a + cfg.b, z.shape[1], z.shape[2], cfg.width, cfg.iterations).to(device), None
     if cfg.beta:
         theta = found_thetas(cfg, lidb, rows)
-        network.mean.copy_(theta[:-kept].mean(0))
-        network.scale.copy_((theta[:-kept] - network.mean.cpu()).std())
+        network.start.copy_(theta[:-kept].mean(0))
+        network.scale.copy_((theta[:-kept] - network.start.cpu()).std())
     weights = {"hypernetwork": [*network.parameters()]}
     optimizer = torch.optim.AdamW(weights["hypernetwork"], lr=cfg.lr, weight_decay=0.01, fused=True)
     if saved:
@@ -424,7 +429,7 @@ def learn(sd, cfg):
             terms = []
             if step + 1 < cfg.steps:
                 save_state(state, weights, optimizer, step=step + 1, settings=settings(cfg), history=history)
-            print(f"{step + 1:7d}/{cfg.steps}  {len(strangers)} strangers: noise loss {found[0]:.4f}, {found[1]:.4f} of the mean person's"
+            print(f"{step + 1:7d}/{cfg.steps}  {len(strangers)} strangers: noise loss {found[0]:.4f}, {found[1]:.4f} of the start's"
                   f"{f', distance {found[2]:.3f}' if cfg.beta else ''}", flush=True)
         yield sd, {"step": step + 1, "of": cfg.steps, "loss": loss.item(), "noise": noise.item(), "distance": distance.item()}
     network.save(Path(cfg.out) / "hypernetwork.safetensors", cfg, lidb, history)

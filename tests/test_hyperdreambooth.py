@@ -218,7 +218,8 @@ def test_a_lora_that_does_not_fit_changes_nothing(cfg, tmp_path):
     (dict(task="teach"), "--task teach"), (dict(class_name=""), "--class-name"), (dict(rank=0), "--rank 0"), (dict(steps=-1), "--steps -1"),
     (dict(hypernetwork=""), "--hypernetwork is missing"), (dict(hypernetwork="no.safetensors"), "no such file"), (dict(a=99), "--a 99"),
     (dict(images="nowhere"), "nowhere"), (dict(size=60), "--size 60"), (dict(task="learn", images=""), "many people"),
-    (dict(images=""), "go together"), (dict(token=" "), '--token " " has no word'), (dict(task="optimise", size=72), "a multiple of 64"), (dict(lr=0.0), "--lr 0"), (dict(beta=-1.0), "--beta -1"), (dict(width=30), "--width 30"),
+    (dict(images=""), "go together"), (dict(token=" "), '--token " " has no word'), (dict(task="optimise", size=72), "a multiple of 64"),
+    (dict(lr=0.0), "--lr 0"), (dict(beta=-1.0), "--beta -1"), (dict(width=30), "--width 30"),
     (dict(seed=-1), "--seed -1"), (dict(dtype="float16"), "float32 or bfloat16")])
 def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
     with pytest.raises(UserError, match=message) as error:
@@ -312,23 +313,23 @@ def test_checkpointing_gives_the_same_gradients(cfg):
 def test_a_killed_training_of_the_hypernetwork_resumes_to_the_same_bits(cfg, crowd, tmp_path):
     many(cfg, crowd, tmp_path, "optimise", "a")
     many(cfg, crowd, tmp_path, "optimise", "b")
-    many(cfg, crowd, tmp_path, "learn", "a", steps=5)
-    many(cfg, crowd, tmp_path, "learn", "b", steps=5, stop=4)
-    assert many(cfg, crowd, tmp_path, "learn", "b", steps=5, resume=True) == [5]
+    many(cfg, crowd, tmp_path, "learn", "a", beta=0.1, steps=5)
+    many(cfg, crowd, tmp_path, "learn", "b", beta=0.1, steps=5, stop=4)
+    assert many(cfg, crowd, tmp_path, "learn", "b", beta=0.1, steps=5, resume=True) == [5]
     (whole, about), (resumed, about_it) = (load_tensors(tmp_path / out / "hypernetwork.safetensors") for out in "ab")
     assert same(whole, resumed) and about == about_it
     history = json.loads(about["history"])
     assert [row[0] for row in history] == [2, 4, 5] and all(len(row) == 6 and min(row) > 0 for row in history)
-    many(cfg, crowd, tmp_path, "learn", "b", steps=5, stop=4)
+    many(cfg, crowd, tmp_path, "learn", "b", beta=0.1, steps=5, stop=4)
     with pytest.raises(UserError, match=r"other settings \(lr\)"):
-        many(cfg, crowd, tmp_path, "learn", "b", steps=5, resume=True, lr=0.5)
+        many(cfg, crowd, tmp_path, "learn", "b", beta=0.1, steps=5, resume=True, lr=0.5)
 
 
 def test_the_weight_loss_draws_the_guess_to_everyones_theta(cfg, crowd, tmp_path, monkeypatch):
     """By itself, without the noise loss, and for pictures that are easily told apart: the guesses for two people come nearer to their
     thetas than the mean of both, whose distance is 1. Without the thetas it is refused."""
     with pytest.raises(UserError, match="--task optimise --resume finds them"):
-        many(cfg, crowd, tmp_path, "learn", "a")
+        many(cfg, crowd, tmp_path, "learn", "a", beta=1.0)
     sd, lidb = opened(cfg)
     theta = {name: 0.1 * torch.randn(len(lidb.layers), cfg.a + cfg.b) for name in ("anna", "ben", "cleo")}
     save_tensors(theta, tmp_path / "a" / "theta" / "000000.safetensors", {"purpose": json.dumps(purpose(cfg, lidb))})
@@ -347,12 +348,12 @@ def test_people_that_are_kept_aside_tell_whether_it_learns(cfg, crowd, tmp_path,
     theta = network.scale * torch.randn(3, len(lidb.layers), cfg.a + cfg.b)
     _, ratio, distance = of_strangers(sd, cfg, lidb, network, z, [0, 1, 2], [0, 1, 2], theta)
     assert abs(ratio - 1) < 1e-6 and abs(distance - 1) < 0.05
-    many(cfg, crowd, tmp_path, "learn", "a", beta=0.0, steps=2)
+    many(cfg, crowd, tmp_path, "learn", "a", steps=2)
     assert "  1 strangers: noise loss" in capsys.readouterr().out
 
 
 def test_a_hypernetwork_is_only_used_for_what_it_is_for(cfg, crowd, tmp_path):
-    many(cfg, crowd, tmp_path, "learn", "a", beta=0.0, steps=1)
+    many(cfg, crowd, tmp_path, "learn", "a", steps=1)
     many(cfg, crowd, tmp_path, "optimise", "a", steps=1)
     one = replace(cfg, hypernetwork=str(tmp_path / "a" / "hypernetwork.safetensors"))
     sd, log = next(train(one))
