@@ -60,7 +60,7 @@ from torch import nn
 from tqdm import tqdm
 
 from checkpoint import UserError, load_state, load_tensors, resumable, save_state, save_tensors
-from stable_diffusion import TINY, StableDiffusion, open_picture, pick_device, run, to_tensor
+from stable_diffusion import TINY, StableDiffusion, load_pictures, open_picture, pick_device, run, to_tensor
 from tiny_world import SUBJECTS, sheet
 
 
@@ -194,7 +194,7 @@ def purpose(cfg, lidb):
 def check_purpose(path, about, cfg, lidb):
     known = json.loads(about.get("purpose", "{}"))
     if wrong := [f"{k} {known.get(k)}, and this is {v}" for k, v in purpose(cfg, lidb).items() if known.get(k) != v]:
-        raise UserError(f"{path} is for {'; '.join(wrong)}: train one for it, or go without: --hypernetwork none")
+        raise UserError(f"{path} is for {'; '.join(wrong)}: this needs another one")
 
 
 # === 1. LiDB ==========================================================================================================
@@ -459,15 +459,12 @@ def predicted(sd, cfg, lidb, photo):
 def train(cfg):
     """Fast finetuning. Yields (sd, log), first with the hypernetwork's weights alone, then after every step. sd draws as the model does
     at that moment, though the changes stand beside its weights; log has the step and the loss; the first one has the settled Config,
-    the photo and its file, the LiDB, theta and the LoRA."""
+    the photo, the LiDB, theta and the LoRA."""
     device = pick_device(cfg.device)
     sd = StableDiffusion.from_pretrained(cfg.model, device)
     cfg = settle(cfg, sd)
     path = Path(cfg.images)
-    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"--images {path}: there is no picture")
-    photo = open_picture(files[0])
+    photo = load_pictures(path, most=1)[0] if path.is_dir() else open_picture(path)
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
     for part in (sd.unet, sd.text, sd.vae):
         part.requires_grad_(False)
@@ -477,7 +474,7 @@ def train(cfg):
     lora = {name: (torch.randn(layer.in_features, cfg.rank, generator=chance).div(layer.in_features ** 0.5).to(device).requires_grad_(True),
                    torch.zeros(cfg.rank, layer.out_features, device=device, requires_grad=True)) for name, layer in lidb.layers.items()}
     lidb.added = [lidb.factors(theta), lora]
-    yield sd, {"step": 0, "cfg": cfg, "file": files[0], "photo": photo, "lidb": lidb, "theta": theta, "lora": lora}
+    yield sd, {"step": 0, "cfg": cfg, "photo": photo, "lidb": lidb, "theta": theta, "lora": lora}
 
     mean, std = encode(sd, cfg, [square(photo, cfg.size)])                                 # (1, 4, y, x) each
     trained = [factor for pair in lora.values() for factor in pair]
@@ -524,7 +521,7 @@ def personalise(cfg):
     for sd, log in train(cfg):
         if log["step"] == 0:
             cfg, photo, lidb, theta = log["cfg"], log["photo"], log["lidb"], log["theta"]
-            print(f"hyperdreambooth: {log['file']}, a {cfg.class_name} | LiDB: {theta.numel():,} numbers in {len(lidb.layers)} layers, "
+            print(f"hyperdreambooth: one picture of {cfg.images}, a {cfg.class_name} | LiDB: {theta.numel():,} numbers in {len(lidb.layers)} layers, "
                   f"hypernetwork: {cfg.hypernetwork or HYPERNETWORK.name} | finetuning a LoRA of rank {cfg.rank} | {theta.device}",
                   flush=True)
             everything, lidb.added = lidb.added, []

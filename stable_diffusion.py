@@ -54,13 +54,15 @@ def open_picture(path):
     return image.convert("RGB")
 
 
-def load_pictures(folder):
-    """All pictures of a folder by name. A file that is none is named on stderr and passed over; no picture at all is an error."""
+def load_pictures(folder, most=None):
+    """All pictures of a folder by name, or the first `most`. A file that is none is named on stderr and passed over; no picture at all is an error."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--images {folder} is no folder")
     pictures = []
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        if len(pictures) == most:
+            break
         try:
             pictures.append(open_picture(path))
         except UserError as error:

@@ -227,6 +227,18 @@ def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
     assert "\n" not in str(error.value)
 
 
+def test_of_a_folder_the_first_picture_is_taken(cfg, tmp_path, capsys):
+    """What is none is named and passed over, and nothing after it is opened."""
+    folder = tmp_path / "me"
+    folder.mkdir()
+    for name in ("0.txt", "2.png"):
+        (folder / name).write_text("no picture")
+    Image.new("RGB", (64, 64), "red").save(folder / "1.png")
+    assert next(train(replace(cfg, images=str(folder))))[1]["photo"].getpixel((0, 0)) == (255, 0, 0)
+    said = capsys.readouterr().err
+    assert "0.txt" in said and "2.png" not in said
+
+
 # === many people ======================================================================================================
 
 def test_a_person_is_a_picture_or_a_folder_of_pictures(cfg, crowd):
