@@ -1,6 +1,6 @@
 """The 30 subjects that ship with the world: python -m tiny_world.subjects draws them again.
 
-    python -m tiny_world.subjects --crowd runs/faces --class face --count 1024 --views 4     many others, for a hypernetwork
+    python -m tiny_world.subjects --crowd runs/faces --class face --count 4096 --views 4     many others, for a hypernetwork
 
 In the spirit of the DreamBooth benchmark: four to six photos each, in various places and poses, of one individual that
 pretraining never saw. A third (`rare`) wear a pattern that no picture of the pretraining has: what is not known yet has to
@@ -58,7 +58,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--crowd", metavar="FOLDER", help="many individuals instead of the 30")
     p.add_argument("--class", dest="cls", choices=CLASSES, default="face")
-    p.add_argument("--count", type=int, default=1024)
+    p.add_argument("--count", type=int, default=4096)
     p.add_argument("--views", type=int, default=4)
     a = p.parse_args()
     if a.count < 1 or a.views < 1:
