@@ -8,16 +8,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, diffusers_pipeline, last, pixels, same, weights
+from conftest import ROOT, diffusers_pipeline, pixels, same, weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from checkpoint import UserError, load_tensors, save_tensors
 from clip_text import CLIPText
-from hyperdreambooth import (EVERYONE, Config, Hypernetwork, LiDB, adapted, fit, found_thetas, learn, noise_loss, of_strangers, optimise,
-                             orthogonal, people, purpose, save_lora, settle, train)
-from stable_diffusion import StableDiffusion
+from hyperdreambooth import (EVERYONE, HYPERNETWORK, Config, Hypernetwork, LiDB, adapted, encode, fit, found_thetas, learn, noise_loss,
+                             noise_with, of_strangers, optimise, orthogonal, people, purpose, save_lora, settle, train)
+from stable_diffusion import TINY, StableDiffusion
 from tiny_unet import UNet
+from tiny_world.draw import draw
+from tiny_world.subjects import view
 
 
 @pytest.fixture
@@ -377,3 +379,44 @@ def test_a_hypernetwork_is_only_used_for_what_it_is_for(cfg, crowd, tmp_path):
                             (dict(hypernetwork=str(tmp_path / "a" / "theta" / "000000.safetensors")), "holds no hypernetwork")):
         with pytest.raises(UserError, match=message):
             next(train(replace(one, **change)))
+
+
+# === the one that ships ===============================================================================================
+
+def test_the_shipped_hypernetwork_tells_strangers_apart():
+    """By its guess from one picture the model denoises another picture of that person better than as it is, and better than by its
+    guess for anyone else. People whom neither has seen, the same noise for all guesses."""
+    sd = StableDiffusion.from_pretrained(TINY)
+    one = settle(Config(), sd)
+    lidb = LiDB(sd, one.a, one.b)
+    network = Hypernetwork.load(HYPERNETWORK, one, lidb)
+    seen, drawn = ([draw(view("face", 400 + n, i)) for n in range(6)] for i in (0, 1))
+    seen, drawn = (encode(sd, one, pictures)[0] * sd.vae.config.scaling_factor for pictures in (seen, drawn))
+    with torch.no_grad():
+        guesses = [*network(seen), torch.zeros_like(network.start)]
+        loss = torch.stack([torch.stack([noise_with(sd, one, lidb, guess, z.repeat(16, 1, 1, 1), torch.Generator().manual_seed(0)) for guess in guesses])
+                            for z in drawn.split(1)])                                     # (people, guesses)
+    own, others, none = loss.diagonal(), loss[:, :6], loss[:, 6]
+    assert (own < none).all() and (own < (others.sum(1) - own) / 5).all()
+    assert (others.argmin(1) == torch.arange(6)).sum() >= 5
+    assert HYPERNETWORK.stat().st_size < 8e6 and all(t.dtype == torch.float16 for t in load_file(HYPERNETWORK).values())
+
+
+def test_fast_finetuning_learns_the_one_picture(tmp_path):
+    """Ten steps from the hypernetwork's guess: at the same noise, the picture is denoised better than by the guess alone."""
+    losses = []
+    for sd, log in train(Config(steps=10, out=str(tmp_path))):
+        if log["step"] in (0, 10):
+            mean = encode(sd, settle(Config(), sd), [Image.open(ROOT / "tiny_world" / "subjects" / "face" / "00.png")])[0]
+            with torch.no_grad():
+                losses.append(noise_loss(sd, mean.repeat(32, 1, 1, 1) * sd.vae.config.scaling_factor, sd.read(["a sks face"] * 32),
+                                         torch.Generator().manual_seed(0)).item())
+    assert losses[1] < 0.95 * losses[0]
+
+
+def test_with_no_argument_it_is_the_tiny_worlds_face(tmp_path):
+    command = [sys.executable, ROOT / "hyperdreambooth.py", "--out", tmp_path / "out", "--steps", "2", "--sampling-steps", "2"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.endswith("before_after.png\n") and Image.open(tmp_path / "out" / "before_after.png").width > 500
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["before_after.png", "lidb.safetensors", "pytorch_lora_weights.safetensors"]
