@@ -10,24 +10,15 @@
 
 # %%
 import inspect, json, os, sys
-from dataclasses import replace
-from types import SimpleNamespace
 
 sys.path.insert(0, "..")
 import matplotlib.pyplot as plt
 import torch
-import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-import hyperdreambooth
 from checkpoint import load_tensors
-from clip_text import CLIPText
 from hyperdreambooth import HYPERNETWORK, PROMPTS, Config, Hypernetwork, LiDB, adapted, encode, settle, train
 from stable_diffusion import StableDiffusion, load_pictures
-from tiny_unet import UNet
 from tiny_world import SUBJECTS, sheet
-from tiny_world.draw import draw
-from tiny_world.subjects import view
 
 FAST = "FAST" in os.environ  # the tests run this notebook in a minute; what they draw is not worth looking at
 cfg = Config(steps=2 if FAST else None, sampling_steps=3 if FAST else 25, out="../runs/notebook")
@@ -41,6 +32,10 @@ sheet([("all there is of this person", [photo])])
 # coordinates along 100 and 50 frozen random directions are trained. Count it on Stable Diffusion 1.5, whose shapes need no weights.
 
 # %%
+from types import SimpleNamespace
+from clip_text import CLIPText
+from tiny_unet import UNet
+
 with torch.device("meta"):
     large = SimpleNamespace(unet=UNet().requires_grad_(False), text=CLIPText())
 layers = adapted(large)
@@ -65,6 +60,8 @@ print(inspect.getsource(LiDB.factors))
 # people in two pictures each; and for the second term of the loss, if it is wanted, 300 steps for each of 1,000 people.
 
 # %%
+from torch.utils.flop_counter import FlopCounterMode
+
 with torch.device("meta"):
     z, words = torch.randn(1, 4, 64, 64), torch.randn(1, 77, 768, requires_grad=True)
     with FlopCounterMode(display=False) as forward:
@@ -107,6 +104,10 @@ plt.xlabel("A_train (100), B_train (50)"), plt.ylabel("layer"), plt.title("the g
 # of the second: the cosine of what sets them apart from the mean of all. Predict the diagonal.
 
 # %%
+import torch.nn.functional as F
+from tiny_world.draw import draw
+from tiny_world.subjects import view
+
 people = [[draw(view("face", 300 + n, i)) for n in range(6)] for i in range(2)]
 first, second = (guess(*views).flatten(1) for views in people)
 mean = torch.cat([first, second]).mean(0)
@@ -157,6 +158,8 @@ sheet([("0, 0.5, 1, 1.5, 2, 3 times the guess", [show(sd, dose * theta, "a sks f
 # it write for those? (The model can draw cats; the weights that the hypernetwork writes were only ever asked for a face.)
 
 # %%
+from dataclasses import replace
+
 sketch = draw(replace(view("face", 300, 0), style="pencil sketch"))
 odd = [photo.rotate(180), sketch, load_pictures(SUBJECTS / "cat")[0], load_pictures(SUBJECTS / "teapot")[0]]
 drawn = [show(sd, weights, "a sks face", images=1)[0] for weights in guess(*odd)]
