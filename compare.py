@@ -18,8 +18,8 @@ it draws the same prompts with the same seeds, and tiny_world's judge, which kno
 
 The intervals are over subjects: 95 of 100 sets of subjects, drawn from these with replacement, have their mean inside. All methods
 learn the same subjects, so two methods are compared by the differences of each subject.
-With --faces the likeness is also taken on the way, and the last table says after how many seconds its mean over the faces reaches
-HyperDreamBooth's last and DreamBooth's (between two looks the line is straight).
+With --faces the likeness is also taken on the way: a table has its mean after so many steps, and the last one after how many seconds it
+reaches HyperDreamBooth's last and DreamBooth's (between two looks the line is straight).
 """
 import argparse
 import json
@@ -210,18 +210,30 @@ def time_to_reach(looks, level):
             return s + (t - s) * (level - low) / (high - low)
 
 
+def mean_looks(results):
+    """{experiment: rows (seconds, likeness)}, the means over all subjects, of each look on the way and of the end."""
+    return {experiment: np.mean([r[experiment]["looks"] for r in results.values()], axis=0).tolist() for experiment in next(iter(results.values()))}
+
+
+def on_the_way(results):
+    """As Markdown: the mean likeness after so many steps, and at the end."""
+    curves = mean_looks(results)
+    steps = LOOKS[:max(len(curve) for curve in curves.values()) - 1]
+    lines = ["| likeness after | " + " | ".join(f"{step} steps" for step in steps) + " | all |", "|---|" + "---|" * (len(steps) + 1)]
+    for experiment, curve in curves.items():
+        cells = [f"{likeness:.2f}" for _, likeness in curve]
+        lines.append(f"| {experiment} | {' | '.join([*cells[:-1], *[''] * (len(steps) + 1 - len(cells)), cells[-1]])} |")
+    return "\n".join(lines)
+
+
 def race(results):
-    """As Markdown: when the mean likeness of each method, over all subjects, reaches where HyperDreamBooth ends and where DreamBooth does."""
-    curves = {}
-    for experiment in next(iter(results.values())):
-        looks = [r[experiment]["looks"] for r in results.values()]           # (subjects, looks, 2)
-        curves[experiment] = np.mean(looks, axis=0).tolist()
+    """As Markdown: when the mean likeness of each method reaches where HyperDreamBooth ends and where DreamBooth does."""
+    curves = mean_looks(results)
     goals = {name: curves[name][-1][1] for name in ("HyperDreamBooth", "DreamBooth")}
-    lines = ["| | its last likeness | " + " | ".join(f"seconds to {name}'s {level:.2f}" for name, level in goals.items()) + " |", "|---|---|---|---|"]
+    lines = ["| seconds until | " + " | ".join(f"{name}'s likeness, {level:.2f}" for name, level in goals.items()) + " |", "|---|---|---|"]
     for experiment, curve in curves.items():
         reached = [time_to_reach(curve, level) for level in goals.values()]
-        cells = ["never" if seconds is None else f"{seconds:.1f}" for seconds in reached]
-        lines.append(f"| {experiment} | {curve[-1][1]:.2f} | {' | '.join(cells)} |")
+        lines.append(f"| {experiment} | {' | '.join('never' if seconds is None else f'{seconds:.1f}' for seconds in reached)} |")
     return "\n".join(lines)
 
 
@@ -270,6 +282,8 @@ def main():
         os.replace(file.with_suffix(".partial"), file)
     results = {subject.name: {experiment: done[subject.name][experiment] for experiment in experiments} for subject in subjects}
     print(table(results, "HyperDreamBooth" if a.faces else "DreamBooth"))
+    if a.faces:
+        print("\n" + on_the_way(results))
     if a.faces and {"DreamBooth", "HyperDreamBooth"} <= {*experiments}:
         print("\n" + race(results))
 

@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from compare import ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, interval, measure, questions, race, scale, shipped, stranger, table, time_to_reach
+from compare import (ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, interval, measure, on_the_way, questions, race, scale, shipped, stranger, table,
+                     time_to_reach)
 from stable_diffusion import load_pictures
 from tiny_world import SUBJECTS
 from tiny_world.draw import draw
@@ -81,8 +82,16 @@ def test_the_race_is_to_where_two_methods_end():
     shifted = {name: [(s, v + 0.1) for s, v in rows] for name, rows in looks.items()}
     results = {who: {name: {"looks": rows} for name, rows in of.items()} for who, of in (("a", looks), ("b", shifted))}
     lines = race(results).split("\n")
-    assert lines[0] == "| | its last likeness | seconds to HyperDreamBooth's 1.05 | seconds to DreamBooth's 0.85 |"
-    assert lines[2:] == ["| DreamBooth | 0.85 | never | 10.0 |", "| HyperDreamBooth | 1.05 | 3.0 | 2.0 |", "| Textual Inversion | 0.75 | never | never |"]
+    assert lines[0] == "| seconds until | HyperDreamBooth's likeness, 1.05 | DreamBooth's likeness, 0.85 |"
+    assert lines[2:] == ["| DreamBooth | never | 10.0 |", "| HyperDreamBooth | 3.0 | 2.0 |", "| Textual Inversion | never | never |"]
+
+
+def test_likeness_on_the_way_stands_under_its_step():
+    """Who takes fewer steps has no number under the later ones; the last is everyone's end."""
+    rows = {"short": [(0, 0.1), (1, 0.4)], "long": [(0, 0.0), (2, 0.2), (4, 0.6), (9, 0.9)]}
+    lines = on_the_way({who: {name: {"looks": [(s, v + more) for s, v in looks]} for name, looks in rows.items()} for who, more in (("a", 0), ("b", 0.2))})
+    assert lines.split("\n") == ["| likeness after | 0 steps | 10 steps | 20 steps | all |", "|---|---|---|---|---|",
+                                 "| short | 0.20 |  |  | 0.50 |", "| long | 0.10 | 0.30 | 0.70 | 1.00 |"]
 
 
 def test_every_method_is_compared_with_its_defaults():
