@@ -4,7 +4,7 @@
 # ![](hyperdreambooth.jpg)
 #
 # One picture of a face, and seconds later the model draws that face in the snow. By the end you can say what the network predicts, why
-# so few numbers are enough, what the 40 steps after it are for, and where it fails.
+# so few numbers are enough, what the 30 steps after it are for, and where it fails.
 #
 # Everything runs on a laptop's CPU, on the tiny world's model. The code is `hyperdreambooth.py`; nothing here is a copy of it.
 
@@ -116,19 +116,16 @@ print("\n".join("  ".join(f"{cosine:5.2f}" for cosine in row) for row in table.t
 sheet([("six strangers", people[0]), ("the same, seen again", people[1])])
 
 # %% [markdown]
-# What the guess draws, before any training for this person, and then the fast finetuning: 40 steps on the one picture.
+# What the guess draws, before any training for this person, and then the fast finetuning: 30 steps on the one picture.
 
 # %%
 def show(sd, theta, prompt, images=2, lora=()):
     lidb.added = [lidb.factors(theta), *lora] if theta is not None else []
     return sd.sample(prompt, images=images, steps=cfg.sampling_steps, sampler="dpm++", seed=1)
 
-losses, lora = [], None
-for tuned, log in train(cfg):
+for _, log in train(cfg):
     if log["step"] == 0:
-        lora = log["lora"]
-    else:
-        losses.append(log["loss"])
+        lora = log["lora"]  # trained in place
 lora = {name: tuple(factor.detach() for factor in pair) for name, pair in lora.items()}
 texts = [p.format("sks face") for p in PROMPTS] + ["a sks face"]
 rows = [(f'"{text}": the model | the guess | {cfg.steps} steps of finetuning', show(sd, None, text) + [None] + show(sd, theta, text) + [None]
