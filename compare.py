@@ -18,8 +18,8 @@ it draws the same prompts with the same seeds, and tiny_world's judge, which kno
 
 The intervals are over subjects: 95 of 100 sets of subjects, drawn from these with replacement, have their mean inside. All methods
 learn the same subjects, so two methods are compared by the differences of each subject.
-With --faces the likeness is also taken on the way: a table has its mean after so many steps, and the last one after how many seconds it
-reaches HyperDreamBooth's last and DreamBooth's (between two looks the line is straight).
+With --faces all of this is also measured on the way, after 10, 20, 50, 100 and 200 steps. The last table is a race: the seconds until
+the mean likeness reaches where HyperDreamBooth ends and where DreamBooth does (between two looks the line is straight).
 """
 import argparse
 import json
@@ -67,7 +67,7 @@ OF_FACES = {
     "finetuning alone": (hyperdreambooth, {"hypernetwork": "none"}, "sks {cls}"),
     "HyperDreamBooth": (hyperdreambooth, {}, "sks {cls}"),
 }
-LOOKS = (0, 10, 20, 50, 100, 200)  # with --faces: the steps at which the likeness is taken on the way
+LOOKS = (0, 10, 20, 50, 100, 200)  # with --faces: the steps after which all is measured on the way
 
 PLAIN = ("a photo of a {}",)
 NEW_PLACES = {"snow": "a {} in the snow", "night": "a {} under the moon at night", "water": "a {} floating on top of water",
@@ -146,11 +146,6 @@ def learn(script, change, subject, out):
         start = time.time() - seconds  # a look at the model does not count
 
 
-def vectors_of(judge, sd, noun, subject, images=2):
-    """Identity vectors of pictures by the prompts of ALIKE; `measure` draws the same ones."""
-    return judge.vectors(sd.sample([p.format(noun) for p in ALIKE], images=images, steps=25, sampler="dpm++", seed=1000 + subject.seed))
-
-
 def measure(judge, sd, noun, subject, scales, images=2):
     """{likeness, obedience} and, where scales has other people too, {named}; and the pictures {prompt: [...]}. scales {name: Scale}."""
     asked, cls = questions(subject.who), subject.who.cls
@@ -210,17 +205,24 @@ def time_to_reach(looks, level):
             return s + (t - s) * (level - low) / (high - low)
 
 
-def mean_looks(results):
+def after(results, step):
+    """results as they were after so many steps; a method that has ended by then is as it ended."""
+    return {name: {experiment: [look for look in r["looks"] if look["step"] <= step][-1] for experiment, r in of.items()}
+            for name, of in results.items()}
+
+
+def curves(results):
     """{experiment: rows (seconds, likeness)}, the means over all subjects, of each look on the way and of the end."""
-    return {experiment: np.mean([r[experiment]["looks"] for r in results.values()], axis=0).tolist() for experiment in next(iter(results.values()))}
+    return {experiment: [tuple(np.mean([[look["seconds"], look["likeness"]] for look in looks], axis=0).tolist())
+                         for looks in zip(*(of[experiment]["looks"] for of in results.values()))] for experiment in next(iter(results.values()))}
 
 
 def on_the_way(results):
     """As Markdown: the mean likeness after so many steps, and at the end."""
-    curves = mean_looks(results)
-    steps = LOOKS[:max(len(curve) for curve in curves.values()) - 1]
+    means = curves(results)
+    steps = LOOKS[:max(len(curve) for curve in means.values()) - 1]
     lines = ["| likeness after | " + " | ".join(f"{step} steps" for step in steps) + " | all |", "|---|" + "---|" * (len(steps) + 1)]
-    for experiment, curve in curves.items():
+    for experiment, curve in means.items():
         cells = [f"{likeness:.2f}" for _, likeness in curve]
         lines.append(f"| {experiment} | {' | '.join([*cells[:-1], *[''] * (len(steps) + 1 - len(cells)), cells[-1]])} |")
     return "\n".join(lines)
@@ -228,10 +230,10 @@ def on_the_way(results):
 
 def race(results):
     """As Markdown: when the mean likeness of each method reaches where HyperDreamBooth ends and where DreamBooth does."""
-    curves = mean_looks(results)
-    goals = {name: curves[name][-1][1] for name in ("HyperDreamBooth", "DreamBooth")}
+    means = curves(results)
+    goals = {name: means[name][-1][1] for name in ("HyperDreamBooth", "DreamBooth")}
     lines = ["| seconds until | " + " | ".join(f"{name}'s likeness, {level:.2f}" for name, level in goals.items()) + " |", "|---|---|---|"]
-    for experiment, curve in curves.items():
+    for experiment, curve in means.items():
         reached = [time_to_reach(curve, level) for level in goals.values()]
         lines.append(f"| {experiment} | {' | '.join('never' if seconds is None else f'{seconds:.1f}' for seconds in reached)} |")
     return "\n".join(lines)
@@ -269,10 +271,10 @@ def main():
             noun, looks = noun.format(cls=subject.who.cls), []
             for step, seconds, sd in learn(script, change, subject, str(out / "work")):
                 if a.faces and step in LOOKS:
-                    looks.append((seconds, scales[name](vectors_of(judge, sd, noun, subject))))
+                    looks.append(measure(judge, sd, noun, subject, mine)[0] | {"step": step, "seconds": seconds})
             result, drawn = measure(judge, sd, noun, subject, mine)
-            looks.append((seconds, result["likeness"]))
-            found[experiment] = result | {"seconds": seconds} | ({"looks": looks} if a.faces else {})
+            looks.append(result | {"step": step, "seconds": seconds})
+            found[experiment] = looks[-1] | {"looks": looks}
             said = "  ".join(f"{axis} {value:.2f}" for axis, value in result.items())
             print(f"{name:10s} {experiment:22s} {said}  {seconds:4.0f} s", flush=True)
             rows.append((f"{experiment}: {said}", [pictures[0] for pictures in drawn.values()]))
@@ -282,9 +284,12 @@ def main():
         os.replace(file.with_suffix(".partial"), file)
     results = {subject.name: {experiment: done[subject.name][experiment] for experiment in experiments} for subject in subjects}
     print(table(results, "HyperDreamBooth" if a.faces else "DreamBooth"))
-    if a.faces:
-        print("\n" + on_the_way(results))
-    if a.faces and {"DreamBooth", "HyperDreamBooth"} <= {*experiments}:
+    if not a.faces:
+        return
+    for step in [step for step in LOOKS[1:] if step < max(found["step"] for found in results[subjects[0].name].values())]:
+        print(f"\nafter {step} steps:\n{table(after(results, step), 'HyperDreamBooth')}")
+    print("\n" + on_the_way(results))
+    if {"DreamBooth", "HyperDreamBooth"} <= {*experiments}:
         print("\n" + race(results))
 
 

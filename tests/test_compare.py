@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from compare import (ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, interval, measure, on_the_way, questions, race, scale, shipped, stranger, table,
-                     time_to_reach)
+from compare import (ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, after, interval, measure, on_the_way, questions, race, scale, shipped, stranger,
+                     table, time_to_reach)
 from stable_diffusion import load_pictures
 from tiny_world import SUBJECTS
 from tiny_world.draw import draw
@@ -73,14 +73,18 @@ def test_the_table_has_means_and_differences_subject_by_subject():
     assert "(" not in table({"cat0": results["cat0"]}, "DreamBooth").split("\n")[2], "of one subject there is no interval"
 
 
+def looked(rows, more):
+    """What compare.py keeps of a method: rows (seconds, likeness), each ten steps after the one before."""
+    return {"looks": [{"step": 10 * i, "seconds": seconds, "likeness": likeness + more} for i, (seconds, likeness) in enumerate(rows)]}
+
+
 def test_the_race_is_to_where_two_methods_end():
     """Between two looks the line is straight; who never gets there never does; the means over subjects are raced, not each subject."""
     assert time_to_reach([(1, 0.0), (3, 0.5), (9, 1.0)], 0.75) == 6
     assert time_to_reach([(1, 0.8), (3, 0.5)], 0.75) == 1
     assert time_to_reach([(1, 0.0), (3, 0.5)], 0.75) is None
     looks = {"DreamBooth": [(2, 0.0), (10, 0.8)], "HyperDreamBooth": [(1, 0.6), (3, 1.0)], "Textual Inversion": [(1, 0.1), (20, 0.7)]}
-    shifted = {name: [(s, v + 0.1) for s, v in rows] for name, rows in looks.items()}
-    results = {who: {name: {"looks": rows} for name, rows in of.items()} for who, of in (("a", looks), ("b", shifted))}
+    results = {who: {name: looked(rows, more) for name, rows in looks.items()} for who, more in (("a", 0), ("b", 0.1))}
     lines = race(results).split("\n")
     assert lines[0] == "| seconds until | HyperDreamBooth's likeness, 1.05 | DreamBooth's likeness, 0.85 |"
     assert lines[2:] == ["| DreamBooth | never | 10.0 |", "| HyperDreamBooth | 3.0 | 2.0 |", "| Textual Inversion | never | never |"]
@@ -89,9 +93,16 @@ def test_the_race_is_to_where_two_methods_end():
 def test_likeness_on_the_way_stands_under_its_step():
     """Who takes fewer steps has no number under the later ones; the last is everyone's end."""
     rows = {"short": [(0, 0.1), (1, 0.4)], "long": [(0, 0.0), (2, 0.2), (4, 0.6), (9, 0.9)]}
-    lines = on_the_way({who: {name: {"looks": [(s, v + more) for s, v in looks]} for name, looks in rows.items()} for who, more in (("a", 0), ("b", 0.2))})
+    lines = on_the_way({who: {name: looked(of, more) for name, of in rows.items()} for who, more in (("a", 0), ("b", 0.2))})
     assert lines.split("\n") == ["| likeness after | 0 steps | 10 steps | 20 steps | all |", "|---|---|---|---|---|",
                                  "| short | 0.20 |  |  | 0.50 |", "| long | 0.10 | 0.30 | 0.70 | 1.00 |"]
+
+
+def test_methods_are_compared_after_equal_steps():
+    """And who has ended by then stands as it ended."""
+    results = {"a": {"short": looked([(0, 0.1), (1, 0.4)], 0), "long": looked([(0, 0.0), (2, 0.2), (4, 0.6)], 0)}}
+    found = {step: {name: look["likeness"] for name, look in after(results, step)["a"].items()} for step in (0, 10, 15, 20)}
+    assert found == {0: {"short": 0.1, "long": 0.0}, 10: {"short": 0.4, "long": 0.2}, 15: {"short": 0.4, "long": 0.2}, 20: {"short": 0.4, "long": 0.6}}
 
 
 def test_every_method_is_compared_with_its_defaults():
