@@ -83,7 +83,7 @@ class Config:
     width: int = None                 # of the hypernetwork
     beta: float = 0.0                 # weight of the distance to theta; 0: the noise loss alone, which needs no thetas
     size: int = None                  # side of the pictures in pixels; None: what the model was trained on
-    sampling_steps: int = 15          # for the pictures before and after
+    sampling_steps: int = None        # for the pictures before and after
     guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
@@ -98,7 +98,7 @@ TASKS = {  # steps, learning rate, batch size: tiny world, Stable Diffusion (fro
     "learn":       ((4_000, 1e-3, 16),    (100_000, 1e-4, 4)),
     "personalise": ((30, 2e-3, 8),        (40, 1e-4, 1)),
 }
-WIDTH = (128, 512)
+WIDTH, SAMPLING_STEPS = (128, 512), (10, 25)  # of the same two
 HYPERNETWORK = Path(__file__).parent / "tiny_world" / "hypernetwork.safetensors"  # for the tiny world's faces
 
 # What the result must be able to do: another place, another style, an accessory.
@@ -109,7 +109,8 @@ def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
     if cfg.task not in TASKS:
         raise UserError(f"--task {cfg.task}: one of {', '.join(TASKS)}")
-    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][sd.large])) | {"width": WIDTH[sd.large], "size": sd.size}
+    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][sd.large]))
+    found |= {"width": WIDTH[sd.large], "sampling_steps": SAMPLING_STEPS[sd.large], "size": sd.size}
     cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
     if not cfg.images and cfg.task != "personalise":
         raise UserError(f"--task {cfg.task} wants --images FOLDER with pictures of many people")
