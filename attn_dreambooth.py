@@ -9,11 +9,11 @@ at the wrong places. "a photo of a [V] dog" should work as "a photo of a brown d
 short stages, one after the other, each with its own trained numbers:
 
     stage  trained                               what it is for
-    1      the vector of [V]                     the word fits into sentences; it knows next to nothing of the subject
+    1      the vector of [V]                     the word fits into sentences; it knows little of the subject
     2      the cross-attention layers (attn2)    [V] looks at the subject, and only there
     3      the whole UNet                        the looks of the subject
 
-Over the cross-attention maps A (head, position, token) of every layer, a penalty keeps two numbers of the map of [V] like its
+Over the cross-attention maps A (head, position, token) of every layer, a penalty pulls two numbers of the map of [V] towards its
 category's, how much the word is looked at and how unevenly; it does not compare where:
 
     loss = E |eps - eps_theta(x_t, t, "a photo of a [V] dog")|^2
@@ -28,6 +28,7 @@ Follows the official code, which is the fuller description, in every detail of t
     - mean and variance (the unbiased one) are over heads and positions together
 and of the training: no clipping of gradients, no prior preservation, one sentence, AdamW with weight decay 0.01, the text encoder
 and the VAE frozen; on Stable Diffusion photos rotated, mirrored and cropped another way each step (on the tiny world as they are).
+Different on the tiny world: the first stage is the longest there, and its word does know the subject (notebook 07).
 Simplified: pictures are shown after 25 steps of sampling, not 50.
 Not here: several new words, half precision weights, its evaluation.
 """
@@ -67,7 +68,7 @@ class Config:
     device: str = "auto"
     dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
     out: str = "runs/attn_dreambooth"
-    save_every: int = None            # steps between two states to resume from (Stable Diffusion: 10 GB each)
+    save_every: int = None            # steps between two states to resume from (Stable Diffusion: up to 10 GB each)
     resume: bool = False              # go on from the state in `out`
 
 
@@ -77,7 +78,7 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
     "save_every":       (100,        100),
 }
 
-STAGES = {  # steps, learning rate, batch size: tiny world (its first stage is long: what the word knows, the UNet need not), Stable Diffusion
+STAGES = {  # steps, learning rate, batch size: tiny world (what the word knows, the UNet need not learn), Stable Diffusion
     "1":      ((200, 3e-2, 8),   (60, 1e-3, 8)),
     "2":      ((60, 1e-4, 8),    (100, 2e-5, 8)),
     "3":      ((60, 5e-5, 8),    (500, 2e-6, 8)),
@@ -190,7 +191,7 @@ def attention_loss(maps, place, lambda_mean, lambda_var):
 
 def noise_loss(sd, z, words, generator, maps):
     """The ordinary loss of the model. z: latents of photos (b, 4, y, x); words: the prompt's vectors (b, l, d); maps: a list that
-    receives the cross-attention maps."""
+    receives the cross-attention maps, or None."""
     eps = torch.randn(z.shape, generator=generator).to(z)                              # noise it
     t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
     output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words, maps)                 # predict, and note who looks where
@@ -241,16 +242,16 @@ def train(cfg):
             i = torch.randint(len(photos), (batch_size,), generator=chance)
             mean, std = encode(sd, cfg, [augmented(photos[k], cfg.size, chance) for k in i]) if cfg.augment else (all_mean[i], all_std[i])
             z = (mean + std * torch.randn(mean.shape, generator=chance).to(mean)) * sd.vae.config.scaling_factor
-            maps = []
+            maps = [] if lambda_mean or lambda_var else None                               # None: attention without its maps is faster
             with precision(sd, cfg):
                 words = read_with(sd, [prompt], ids, v).expand(batch_size, -1, -1)
                 noise = noise_loss(sd, z, words, chance, maps)
-                attention = attention_loss(maps, place, lambda_mean, lambda_var)
+                attention = attention_loss(maps, place, lambda_mean, lambda_var) if maps else torch.zeros(())
                 loss = noise + attention
             loss.backward()
             norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
             if not (loss.isfinite() and norm.isfinite()):  # before the step: no number has been touched by it
-                raise UserError(f"the loss became {loss.item()} in stage {stage}, step {step + 1}: try a lower --lr")
+                raise UserError(f"the loss, {loss.item()}, or its gradient is not finite in stage {stage}, step {step + 1}: try a lower --lr")
             optimizer.step()
             optimizer.zero_grad()
             sd.text.table.weight.data[ids] = v.data
@@ -288,6 +289,13 @@ def overlay(picture, share):
     return Image.composite(picture, dark, Image.fromarray((255 * light).round().byte().numpy()))
 
 
+def one_below_another(images):
+    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+    for i, image in enumerate(images):
+        whole.paste(image, (0, sum(above.height for above in images[:i])))
+    return whole
+
+
 def pictures(sd, cfg):
     """{prompt: pictures}: the questions of PROMPTS about the subject, then the class by itself, which should stay as it was."""
     subject = f"{cfg.token} {cfg.class_name}"
@@ -299,16 +307,21 @@ def pictures(sd, cfg):
 
 
 def main(cfg):
-    mean, looks = {}, []
+    bar, mean, out = None, {}, Path(cfg.out)
     for sd, log in train(cfg):
         if log["stage"] == "0":
             cfg, photos, where = log["cfg"], log["photos"], (log["prompt"], log["place"])
-            print(f"attn_dreambooth: {len(photos)} pictures of a {cfg.class_name} | stages {cfg.stages}: the word {cfg.token}, "
-                  f"then its cross-attention, then the UNet | {sd.unet.conv_in.weight.device}", flush=True)
+            named = {"1": f"the word {cfg.token}", "2": "its cross-attention", "3": "the UNet"}
+            print(f"attn_dreambooth: {len(photos)} pictures of a {cfg.class_name} | stages {cfg.stages}: "
+                  f"{', then '.join(named[stage] for stage in cfg.stages)} | {sd.unet.conv_in.weight.device}", flush=True)
             with precision(sd, cfg):
                 before = pictures(sd, cfg)
+            lengths = {stage: steps for stage, steps, *_ in plan(cfg, sd)}
+            bar = tqdm(total=sum(lengths.values()), disable=not sys.stderr.isatty(), leave=False)
         else:
+            mean = mean if log["step"] > 1 else {}  # a stage's penalty has weights of its own
             mean = {k: 0.95 * mean.get(k, log[k]) + 0.05 * log[k] for k in ("loss", "noise", "attention")}
+            bar.update(sum(steps for stage, steps in lengths.items() if stage < log["stage"]) + log["step"] - bar.n)
         if log["done"]:
             name, lit, mine = "before training" if log["stage"] == "0" else f"after stage {log['stage']}", [], []
             for photo in (photos[0], photos[-1]):
@@ -316,22 +329,24 @@ def main(cfg):
                 lit += [picture, overlay(picture, share[0]), overlay(picture, share[1]), None]
                 mine.append(share.mean((1, 2)))
             new, category = sum(mine) / len(mine)  # of both photos
-            looks.append((f"{name}: the photo, where it looks at {cfg.token} ({new:.1%} of its attention), "
-                          f"at {cfg.class_name} ({category:.1%})", lit))
+            sheet([(f"{name}: the photo, where it looks at {cfg.token} ({new:.1%} of its attention), at {cfg.class_name} ({category:.1%})",
+                    lit)]).save(out / f"attention_{log['stage']}.png")
         if log["step"] and (log["done"] or log["step"] % 50 == 0):
-            print(f"stage {log['stage']}  step {log['step']:4d}  loss {mean['loss']:.4f}  noise {mean['noise']:.4f}  "
-                  f"attention {mean['attention']:.6f}", flush=True)
-    out = Path(cfg.out)
+            tqdm.write(f"stage {log['stage']}  step {log['step']:4d}  loss {mean['loss']:.4f}  noise {mean['noise']:.4f}  "
+                       f"attention {mean['attention']:.6f}")
+    bar.close()
     sd.save(out / "model")
     save_tensors({cfg.token: sd.text.table.weight[sd.tokenizer.encode(cfg.token)]}, out / "learned_embeds.safetensors")
-    sheet(looks).save(out / "attention.png")
+    looks = [out / f"attention_{stage}.png" for stage in "0" + cfg.stages]  # each was saved at its stage's end: resuming keeps it
+    one_below_another([Image.open(path) for path in looks]).save(out / "attention.png")
     with precision(sd, cfg):
         after = pictures(sd, cfg)
     rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
     rows += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
     sheet(rows).save(out / "before_after.png")
-    (out / "state.safetensors").unlink(missing_ok=True)  # all is saved: there is nothing left to resume
-    print(f"the model: {out / 'model'}\nwhere it looks: {out / 'attention.png'}\nthe picture: {out / 'before_after.png'}")
+    for path in (out / "state.safetensors", *looks):  # all is saved: there is nothing left to resume
+        path.unlink(missing_ok=True)
+    print(f"the model: {out / 'model'}\nits word: {out / 'learned_embeds.safetensors'}\nwhere it looks: {out / 'attention.png'}\nthe picture: {out / 'before_after.png'}")
 
 
 # --- the same in every method script (tests/test_truth.py) ------------------------------------------------------------

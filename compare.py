@@ -247,8 +247,10 @@ def main():
     p.add_argument("--hypernetwork", nargs="+", default=[], metavar="FILE", help="with --faces: others beside the shipped one")
     p.add_argument("--only", nargs="+", metavar="METHOD", help="; ".join(EXPERIMENTS | ABLATIONS | OF_FACES))
     p.add_argument("--resume", action="store_true", help="keep the subjects that results.json has already")
-    p.add_argument("--out", default="runs/compare", help="results.json and the pictures")
+    p.add_argument("--out", help="results.json and the pictures; default: runs/compare, or for faces runs/compare_COUNT_faces")
     a = p.parse_args()
+    if a.faces < 0 or a.hypernetwork and not a.faces:
+        p.error("--faces COUNT is 1 or more, and --hypernetwork goes with it")
     known, asked = EXPERIMENTS | ABLATIONS, a.only or [*EXPERIMENTS]
     if a.faces:
         known = OF_FACES | {f"HyperDreamBooth, {file}": (hyperdreambooth, {"hypernetwork": file}, "sks {cls}") for file in a.hypernetwork}
@@ -256,12 +258,16 @@ def main():
     if unknown := {*asked} - {*known}:
         p.error(f"--only {', '.join(unknown)}: some of {'; '.join(known)}")
     experiments = {name: how for name, how in known.items() if name in asked}
-    out, judge = Path(a.out), Judge.load()
+    out, judge = Path(a.out or (f"runs/compare_{a.faces}_faces" if a.faces else "runs/compare")), Judge.load()
     out.mkdir(parents=True, exist_ok=True)
     subjects = [stranger(100 + i, out / "photos") for i in range(a.faces)] or [shipped(name) for name in a.subjects]
     scales = {subject.name: scale(judge, subject.who) for subject in subjects}
     file = out / "results.json"
+    if file.exists() and not a.resume:
+        p.error(f"{file} is there: --resume goes on with it, another --out begins anew")
     done = json.loads(file.read_text("utf-8")) if a.resume and file.exists() else {}
+    if any(found["people"] != max(1, a.faces) for of in done.values() for found in of.values()):
+        p.error(f"--resume: in {file} people were told apart from another number of others")
     for subject in subjects:
         if {*experiments} <= {*done.get(subject.name, {})}:
             continue
@@ -275,7 +281,7 @@ def main():
                     looks.append(measure(judge, sd, noun, subject, mine, images=1, steps=10)[0] | {"step": step, "seconds": seconds})
             result, drawn = measure(judge, sd, noun, subject, mine)
             looks.append(result | {"step": step, "seconds": seconds})
-            found[experiment] = looks[-1] | {"looks": looks}
+            found[experiment] = looks[-1] | {"looks": looks, "people": len(mine)}
             said = "  ".join(f"{axis} {value:.2f}" for axis, value in result.items())
             print(f"{name:10s} {experiment:22s} {said}  {seconds:4.0f} s", flush=True)
             rows.append((f"{experiment}: {said}", [pictures[0] for pictures in drawn.values()]))

@@ -218,7 +218,7 @@ def train(cfg):
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
         if not (loss.isfinite() and norm.isfinite()):  # before the step: no weight has been touched by it
-            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr")
+            raise UserError(f"the loss, {loss.item()}, or its gradient is not finite at step {step + 1}: try a lower --lr")
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:

@@ -30,7 +30,8 @@ a thousand of them a network can guess the next one. Three parts, in the order o
    put beside it ("rank-relaxed"), and that is trained for 40 steps (30 in the tiny world) on the one photo.
 
     trained   1: theta of each person   2: the hypernetwork   3: a LoRA; each time everything else is frozen
-    letters   p pictures or people   l tokens   n, m inputs and outputs of a layer   r rank
+    letters   p pictures or people   l tokens   n, m inputs and outputs of a layer   r rank   j layers   w the hypernetwork's width
+              c what it writes for a layer, a + b
 
 Follows the paper: a, b, rank 1, the two-term loss, k guesses from one look at the photo, a decoder of 2 layers, a head for each layer,
 40 steps. Not given in what can be read of it, and chosen here: which layers (those whose count fits its figure), k = 4, beta (with
@@ -172,7 +173,7 @@ def people(sd, cfg):
     """A folder of people, each of them a picture or a folder of pictures -> scaled latents (pictures, 4, y, x), the means, on the CPU,
     and {person: [the numbers of their pictures]}."""
     z, rows, folder = [], {}, Path(cfg.images)
-    files = sorted(p for p in (*folder.glob("*"), *folder.glob("*/*")) if p.is_file() and not p.name.startswith("."))
+    files = sorted(p for p in (*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")) if p.is_file())
     for file in tqdm(files, "latents", disable=not sys.stderr.isatty(), leave=False):
         try:
             z.append(encode(sd, cfg, [square(open_picture(file), cfg.size)])[0].cpu() * sd.vae.config.scaling_factor)
@@ -275,7 +276,7 @@ def fit(sd, cfg, lidb, z, rows, theta, chance):
         loss = noise_with(sd, cfg, lidb, theta.expand(len(some), -1, -1), z[i], chance)
         (loss * len(some)).backward()  # the loss is the batch's mean, and would give each person 1 / len(some) of their gradient
         if not (loss.isfinite() and theta.grad.isfinite().all()):
-            raise UserError(f"the loss became {loss.item()}: start again with a lower --lr")
+            raise UserError(f"the loss, {loss.item()}, or its gradient is not finite: start again with a lower --lr")
         optimizer.param_groups[0]["lr"] = cfg.lr * (1 - step / cfg.steps)
         optimizer.step()
         optimizer.zero_grad()
@@ -323,8 +324,8 @@ def found_thetas(cfg, lidb, names):
 # === 2. the hypernetwork ==============================================================================================
 
 class Hypernetwork(nn.Module):
-    """One picture's latent (p, 4, y, x) -> theta (p, layers, a + b). The latent is cut into 8 x 8 patches. Inside, all is measured from
-    `start` and in units of `scale`: the mean and the spread of the thetas that were found, where it learns with those."""
+    """One picture's latent to theta, a row of c = a + b numbers for each of j layers. The latent is cut into 8 x 8 patches. Inside, all
+    is measured from `start` and in units of `scale`: the mean and the spread of the thetas that were found, where it learns with those."""
 
     def __init__(self, layers, payload, channels, side, width=128, iterations=4):
         super().__init__()
@@ -344,13 +345,13 @@ class Hypernetwork(nn.Module):
         self.register_buffer("start", torch.zeros(layers, payload))
         self.register_buffer("scale", torch.tensor(0.05))
 
-    def forward(self, z):
-        patches, k = self.patches(z).flatten(2).transpose(1, 2) + self.where, self.config["iterations"]  # (p, 64, width)
-        f = self.face(self.encoder(patches))[:, None]                                  # (p, 1, width), once
-        change = torch.zeros(len(z), *self.start.shape, device=z.device)               # (p, layers, a + b)
+    def forward(self, z):  # (p, 4, y, x) -> (p, j, c)
+        patches, k = self.patches(z).flatten(2).transpose(1, 2) + self.where, self.config["iterations"]  # (p, 64, w)
+        f = self.face(self.encoder(patches))[:, None]                                  # (p, 1, w), once
+        change = torch.zeros(len(z), *self.start.shape, device=z.device)               # (p, j, c)
         for _ in range(k):                                                             # theta_i = theta_i-1 + T(f, theta_i-1)
             h = self.decoder(f + self.which + self.guess(change))
-            change = change + torch.einsum("plw,lwn->pln", h, self.heads) * h.shape[-1] ** -0.5 / k
+            change = change + torch.einsum("pjw,jwc->pjc", h, self.heads) * h.shape[-1] ** -0.5 / k
         return self.start + self.scale * change
 
     def save(self, path, cfg, lidb, history):
@@ -373,7 +374,7 @@ class Hypernetwork(nn.Module):
 def of_strangers(sd, cfg, lidb, network, z, seen, drawn, theta):
     """How well the hypernetwork does for people it does not learn from: the noise loss of the pictures `drawn` with its guesses for the
     pictures `seen`; that over the loss with the theta that it starts from, at the same noise; the distance to their own thetas, if there
-    are any. Below 1, both of the last know something of the person."""
+    are any. If it starts from a theta of all people together (beta > 0), both of the last are below 1 only if it knows the person."""
     noise, distance = {"guess": 0.0, "start": 0.0}, 0.0
     for i in range(0, len(seen), cfg.batch_size):
         part = slice(i, i + cfg.batch_size)
@@ -389,13 +390,19 @@ def learn(sd, cfg):
     loss and its two terms. H sees one picture of a person, and two others are denoised with its guess; of two pictures both are, and one
     alone twice. The file has the history of its training beside the weights: rows of step, the means of both terms since the row before,
     and what of_strangers found."""
-    state = Path(cfg.out) / "state.safetensors"
+    state, result = Path(cfg.out) / "state.safetensors", Path(cfg.out) / "hypernetwork.safetensors"
+    if not cfg.resume and (state.exists() or result.exists()):
+        raise UserError(f"{cfg.out} has a hypernetwork already, or the state of one: --resume goes on, another --out begins anew")
+    if cfg.resume and result.exists() and not state.exists():
+        return
     saved = resumable(state, settings(cfg)) if cfg.resume else {}
     (z, rows), lidb, device = people(sd, cfg), LiDB(sd, cfg.a, cfg.b), sd.unet.conv_in.weight.device
     torch.manual_seed(cfg.seed)
     kept = min(100, max(1, len(rows) // 20))
     everyone, strangers = [*rows.values()][:-kept], [*rows.values()][-kept:]
     network, theta = Hypernetwork(len(lidb.layers), cfg.a + cfg.b, z.shape[1], z.shape[2], cfg.width, cfg.iterations).to(device), None
+    if cfg.beta and len(everyone) < 2:
+        raise UserError(f"--beta {cfg.beta}: the distance is measured by how far people are apart, and of {len(rows)} only {len(everyone)} is learned from")
     if cfg.beta:
         theta = found_thetas(cfg, lidb, rows)
         network.start.copy_(theta[:-kept].mean(0))
@@ -417,7 +424,7 @@ def learn(sd, cfg):
         loss.backward()
         norm = nn.utils.clip_grad_norm_(weights["hypernetwork"], 1.0)
         if not (loss.isfinite() and norm.isfinite()):
-            raise UserError(f"the loss became {loss.item()} at step {step + 1}: start again with a lower --lr")
+            raise UserError(f"the loss, {loss.item()}, or its gradient is not finite at step {step + 1}: start again with a lower --lr")
         for group in optimizer.param_groups:  # up over the first 100 steps, down over the second half
             group["lr"] = cfg.lr * min(1, (step + 1) / 100, 2 * (cfg.steps - step) / cfg.steps)
         optimizer.step()
@@ -433,7 +440,7 @@ def learn(sd, cfg):
             print(f"{step + 1:7d}/{cfg.steps}  {len(strangers)} strangers: noise loss {found[0]:.4f}, {found[1]:.4f} of the start's"
                   f"{f', distance {found[2]:.3f}' if cfg.beta else ''}", flush=True)
         yield sd, {"step": step + 1, "of": cfg.steps, "loss": loss.item(), "noise": noise.item(), "distance": distance.item()}
-    network.save(Path(cfg.out) / "hypernetwork.safetensors", cfg, lidb, history)
+    network.save(result, cfg, lidb, history)
     state.unlink(missing_ok=True)
 
 
@@ -445,7 +452,7 @@ def predicted(sd, cfg, lidb, photo):
     if cfg.hypernetwork == "none":
         return torch.zeros(len(lidb.layers), cfg.a + cfg.b, device=device)
     if not cfg.hypernetwork and (not path.exists() or Path(cfg.model).resolve() != Path(TINY).resolve()):
-        raise UserError("--hypernetwork is missing: train one (--task optimise, then --task learn), or go without: --hypernetwork none")
+        raise UserError("--hypernetwork is missing: train one (--task learn), or go without: --hypernetwork none")
     tensors, about = load_tensors(path)
     if "theta" in tensors:
         check_purpose(path, about, cfg, lidb)
@@ -489,7 +496,7 @@ def train(cfg):
         loss.backward()
         norm = nn.utils.clip_grad_norm_(trained, float("inf"))
         if not (loss.isfinite() and norm.isfinite()):  # before the step: nothing has been touched by it
-            raise UserError(f"the loss became {loss.item()} at step {step + 1}: try a lower --lr")
+            raise UserError(f"the loss, {loss.item()}, or its gradient is not finite at step {step + 1}: try a lower --lr")
         optimizer.step()
         optimizer.zero_grad()
         yield sd, {"step": step + 1, "loss": loss.item()}

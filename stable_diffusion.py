@@ -68,7 +68,7 @@ def load_pictures(folder, most=None):
         except UserError as error:
             print(f"passed over: {error}", file=sys.stderr)
     if not pictures:
-        raise UserError(f"no pictures in {folder}: put 3 to 6 photos of the subject there")
+        raise UserError(f"no pictures in {folder}: put photos of the subject there")
     return pictures
 
 
@@ -112,22 +112,26 @@ class StableDiffusion:
 
     def add_word(self, token, vectors):
         """Makes `token` a word of the vocabulary with vectors (n, d) of its own, n of them. Returns its ids."""
-        if token in self.tokenizer.vocab:
-            raise UserError(f"{token}: the vocabulary has that word already; choose another name")
         if vectors.shape[1] != self.text.config.hidden_size:
             raise UserError(f"{token} is a word for text encoders of width {vectors.shape[1]}; this one's is {self.text.config.hidden_size}")
-        ids = self.tokenizer.add(token, len(vectors))
+        try:
+            ids = self.tokenizer.add(token, len(vectors))
+        except ValueError as error:  # the word, or <it>_1 for the second vector of <it>
+            raise UserError(f"{token}: {error}; choose another name") from error
         self.text.append(vectors, ids[0])
         return ids
 
     def load_embeds(self, path):
         """Adds the word that a textual inversion learned, and returns it. A safetensors file with one tensor (n, d) or (d,),
-        named by its word; or, as A1111 and kohya write it, by "emb_params": then the word is the file's name."""
+        named by its word; or, as kohya writes and A1111 reads it, by "emb_params": then the word is the file's name. A1111's own
+        .pt files are pickles and are refused."""
         tensors, _ = load_tensors(path)
         if len(tensors) != 1:
             raise UserError(f"{path} has {len(tensors)} tensors; a learned word is one")
         [(token, vectors)] = tensors.items()
         token = Path(path).stem if token == "emb_params" else token
+        if vectors.ndim not in (1, 2) or not vectors.numel():
+            raise UserError(f"{path}: a word is one vector or a few, (n, width), and this is {tuple(vectors.shape)}")
         self.add_word(token, vectors.view(-1, vectors.shape[-1]))
         return token
 

@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT, diffusers_pipeline, held_out_error, last, pixels, same, weights
 from PIL import Image
 
-from attn_dreambooth import Config, attention_loss, augmented, gaze, overlay, plan, train
+from attn_dreambooth import Config, attention_loss, augmented, gaze, main, overlay, plan, train
 from checkpoint import UserError
 from stable_diffusion import StableDiffusion, to_tensor
 
@@ -47,8 +47,8 @@ def test_a_stage_that_is_left_out_moves_nothing(cfg, stages, parts):
     assert moved(at["0"], at[stages[-1]]) == set().union(*(expected[part] for part in parts.split()))
 
 
-def test_from_the_second_stage_on_nothing_is_computed_for_the_word(cfg):
-    """Only in the first stage do gradients go back through the text encoder."""
+def test_from_the_second_stage_on_no_gradient_reaches_the_word(cfg):
+    """Only in the first stage do they go back through the text encoder."""
     reached = {}
     for sd, log in train(replace(cfg, steps=2)):
         if log["stage"] == "0":
@@ -102,6 +102,17 @@ def test_the_penalty_pulls_the_maps_together(cfg):
                     sd.read([prompt] * 2), maps)
         ends[weight] = attention_loss(maps, 5, 1.0, 1.0).item()
     assert ends[3e4] < 0.5 * ends[0.0]
+
+
+def test_each_stage_pays_the_penalty_with_its_own_weights(cfg, monkeypatch):
+    """Half of them with half the --attn-weight; with none no maps are made at all. What is trained on is the sum of both parts."""
+    paid = []
+    monkeypatch.setattr("attn_dreambooth.attention_loss", lambda maps, place, *weights: paid.append((len(maps), place, *weights)) or torch.tensor(0.25))
+    logs = [log for _, log in train(replace(cfg, steps=1, attn_weight=0.5))][1:]
+    assert paid == [(16, 5, 0.05, 0.0), (16, 5, 1.0, 2.5), (16, 5, 1.0, 2.5)]
+    assert all(log["attention"] == 0.25 and log["loss"] == pytest.approx(log["noise"] + 0.25) for log in logs)
+    logs = [log for _, log in train(replace(cfg, steps=1, attn_weight=0.0))][1:]
+    assert len(paid) == 3 and all(log["loss"] == log["noise"] for log in logs)
 
 
 def test_the_stages_and_their_weights_are_the_papers(cfg):
@@ -170,8 +181,45 @@ def test_photos_of_a_camera_are_made_smaller_once(cfg, tmp_path):
     assert log["photos"][0].size == (234, 167)
 
 
-def test_augmentation_trains_too(cfg):
-    assert last(train(replace(cfg, augment=True, steps=1)))
+def test_photos_are_rotated_by_45_degrees_at_most_and_cropped_anywhere():
+    """Then what was above the middle stays there, in every one of 100. Of a wide photo, different parts are seen."""
+    halves = Image.new("RGB", (32, 32), "white")
+    halves.paste("red", (0, 0, 32, 16))
+    for i in range(100):
+        seen = augmented(halves, 32, torch.Generator().manual_seed(i))
+        assert seen.getpixel((16, 6))[1] < 40 and min(seen.getpixel((16, 25))) > 215
+    slope = Image.linear_gradient("L").rotate(90).resize((96, 32)).convert("RGB")
+    assert len({augmented(slope, 32, torch.Generator().manual_seed(i)).getpixel((16, 16)) for i in range(100)}) > 30
+
+
+def test_every_step_sees_other_pictures_of_the_photos(cfg, monkeypatch):
+    seen = []
+    monkeypatch.setattr("attn_dreambooth.augmented", lambda photo, size, generator: seen.append(augmented(photo, size, generator)) or seen[-1])
+    with_it, without = weights(last(train(replace(cfg, augment=True, stages="2")))), weights(last(train(replace(cfg, stages="2"))))
+    assert len({picture.tobytes() for picture in seen}) == len(seen) == 3 * cfg.batch_size and moved(with_it, without)
+
+
+def test_a_resumed_run_keeps_the_maps_of_the_stages_before(cfg, tmp_path):
+    """The picture of where it looks has a row for each stage, as that of a run in one go."""
+    main(cfg)
+    other = replace(cfg, out=str(tmp_path / "killed"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attn_dreambooth.train", until(("2", 1)))
+        with pytest.raises(KeyboardInterrupt):
+            main(other)
+    main(replace(other, resume=True))
+    whole, resumed = [Image.open(tmp_path / folder / "attention.png") for folder in ("out", "killed")]
+    assert whole.tobytes() == resumed.tobytes() and not [*tmp_path.glob("*/attention_*.png")]
+
+
+def until(place):
+    """train, interrupted at (stage, step)."""
+    def interrupted(cfg):
+        for sd, log in train(cfg):
+            if (log["stage"], log["step"]) == place:
+                raise KeyboardInterrupt
+            yield sd, log
+    return interrupted
 
 
 @pytest.mark.parametrize("change, message", [
@@ -213,8 +261,13 @@ def test_the_command_leaves_its_pictures_and_a_model_that_diffusers_draws_alike(
     assert Image.open(out / "before_after.png").width > 300 and Image.open(out / "attention.png").height > 500
     pipe = diffusers_pipeline(out / "model")
     theirs = pipe("a <it> dog", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
-    ours = StableDiffusion.from_pretrained(str(out / "model")).sample("a <it> dog", steps=4, guidance=7.5)[0]
-    assert pixels(ours, theirs) <= 1
+    sd = StableDiffusion.from_pretrained(str(out / "model"))
+    assert pixels(sd.sample("a <it> dog", steps=4, guidance=7.5)[0], theirs) <= 1
+    plain, base = diffusers_pipeline(cfg.model), StableDiffusion.from_pretrained(cfg.model)
+    plain.load_textual_inversion(out / "learned_embeds.safetensors")
+    assert base.load_embeds(out / "learned_embeds.safetensors") == "<it>" and torch.equal(base.read(["a <it> dog"]), sd.read(["a <it> dog"]))
+    theirs = plain("a <it> dog", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
+    assert pixels(base.sample("a <it> dog", steps=4, guidance=7.5)[0], theirs) <= 1
 
 
 def test_it_learns_in_every_stage(tmp_path):

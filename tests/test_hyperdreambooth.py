@@ -1,5 +1,6 @@
 """HyperDreamBooth: LiDB's size and frozen directions, weights of one's own in a batch, the exported LoRA, resuming, and that it learns."""
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,7 +56,8 @@ def test_on_stable_diffusion_lidb_has_the_papers_size():
     layers = adapted(sd)
     assert len(layers) == 192 and all(isinstance(layer, torch.nn.Linear) for layer in layers.values())
     assert sum(layer.in_features + layer.out_features for layer in layers.values()) == 385_344
-    assert len(layers) * (100 + 50) == 28_800 and 4 * 28_800 == 115_200
+    theta = torch.zeros(len(layers), Config().a + Config().b)
+    assert theta.numel() == 28_800 and theta.nbytes == 115_200
 
 
 def test_the_frozen_directions_are_orthogonal_and_their_seed_is_enough(cfg):
@@ -244,6 +246,10 @@ def test_of_a_folder_the_first_picture_is_taken(cfg, tmp_path, capsys):
 # === many people ======================================================================================================
 
 def test_a_person_is_a_picture_or_a_folder_of_pictures(cfg, crowd):
+    """What is hidden is neither."""
+    for hidden in (".thumbs/ben.png", "anna/.1.png", ".ben.png"):
+        (crowd / hidden).parent.mkdir(exist_ok=True)
+        shutil.copy(crowd / "ben.png", crowd / hidden)
     sd, _ = opened(cfg)
     z, rows = people(sd, settle(replace(cfg, task="learn", images=str(crowd)), sd))
     assert z.shape == (4, 4, 8, 8) and rows == {"anna": [0, 1], "ben": [2], "cleo": [3]}
@@ -334,9 +340,26 @@ def test_a_killed_training_of_the_hypernetwork_resumes_to_the_same_bits(cfg, cro
     assert same(whole, resumed) and about == about_it
     history = json.loads(about["history"])
     assert [row[0] for row in history] == [2, 4, 5] and all(len(row) == 6 and min(row) > 0 for row in history)
-    many(cfg, crowd, tmp_path, "learn", "b", beta=0.1, steps=5, stop=4)
+    assert many(cfg, crowd, tmp_path, "learn", "b", beta=0.1, steps=5, resume=True) == [], "it is done"
+    many(cfg, crowd, tmp_path, "learn", "c", steps=5, stop=4)
     with pytest.raises(UserError, match=r"other settings \(lr\)"):
-        many(cfg, crowd, tmp_path, "learn", "b", beta=0.1, steps=5, resume=True, lr=0.5)
+        many(cfg, crowd, tmp_path, "learn", "c", steps=5, resume=True, lr=0.5)
+
+
+@pytest.mark.parametrize("stop", [2, None])
+def test_a_hypernetwork_is_not_trained_over_another_one(cfg, crowd, tmp_path, stop):
+    """Neither over a finished one nor over the state of one that was stopped: it may be days of work."""
+    many(cfg, crowd, tmp_path, "learn", "a", steps=3, stop=stop)
+    before = files(tmp_path / "a")
+    with pytest.raises(UserError, match="--resume goes on, another --out begins anew"):
+        many(cfg, crowd, tmp_path, "learn", "a", steps=3)
+    assert len(before) == 1 and all(same(tensors, before[file]) for file, tensors in files(tmp_path / "a").items())
+
+
+def test_how_far_people_are_apart_needs_two_of_them(cfg, crowd, tmp_path):
+    (crowd / "cleo.png").unlink()
+    with pytest.raises(UserError, match="of 2 only 1 is learned from"):
+        many(cfg, crowd, tmp_path, "learn", "a", beta=0.1)
 
 
 def test_the_weight_loss_draws_the_guess_to_everyones_theta(cfg, crowd, tmp_path, monkeypatch):

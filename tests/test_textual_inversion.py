@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, diffusers_pipeline, held_out_error, last, pixels, same, weights
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 
 from checkpoint import UserError
 from stable_diffusion import StableDiffusion, to_tensor
-from textual_inversion import STYLE_TEMPLATES, TEMPLATES, Config, inversion_loss, nearest_words, read_with, train
+from textual_inversion import STYLE_TEMPLATES, TEMPLATES, Config, encode, inversion_loss, nearest_words, read_with, train
 from tiny_world.world import FIRST, LAST, SECOND
 
 
@@ -58,10 +58,21 @@ def test_every_sentence_has_one_place_for_the_word():
     assert all(t.count("{}") == 1 for t in TEMPLATES + STYLE_TEMPLATES)
 
 
-def test_style_reads_other_sentences(cfg):
-    """Same seed, same photos: only the sentences differ, and so does what is learned."""
-    subject, style = weights(last(train(cfg))), weights(last(train(replace(cfg, style=True))))
-    assert not same(subject, style)
+@pytest.mark.parametrize("style, templates", [(False, TEMPLATES), (True, STYLE_TEMPLATES)])
+def test_each_photo_is_read_with_a_sentence_by_chance(cfg, monkeypatch, style, templates):
+    """Of a subject or of a style."""
+    read = []
+    monkeypatch.setattr("textual_inversion.read_with", lambda sd, prompts, ids, v: read.append(prompts) or read_with(sd, prompts, ids, v))
+    last(train(replace(cfg, style=style, steps=6)))
+    assert [len(prompts) for prompts in read] == [2] * 6
+    assert 6 < len(set(sum(read, []))) and set(sum(read, [])) <= {t.format("<it>") for t in templates}
+
+
+def test_photos_are_mirrored_too(cfg, monkeypatch):
+    seen = []
+    monkeypatch.setattr("textual_inversion.encode", lambda sd, cfg, squares: seen.extend(squares) or encode(sd, cfg, squares))
+    last(train(replace(cfg, steps=1)))
+    assert len(seen) == 6 and [ImageOps.mirror(one).tobytes() for one in seen[:3]] == [one.tobytes() for one in seen[3:]]
 
 
 def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path):
@@ -129,16 +140,22 @@ def test_the_command_leaves_a_word_that_diffusers_opens_and_draws_alike(cfg, tmp
 
 
 def test_other_tools_files_are_read_and_pickles_are_refused(cfg, tmp_path):
-    """A1111 and kohya name the tensor emb_params and the file after the word; some have one vector without the first axis."""
+    """kohya names the tensor emb_params and the file after the word, and A1111 reads that; some have one vector without the first axis."""
     save_file({"emb_params": torch.randn(2, 32)}, tmp_path / "my_dog.safetensors")
     save_file({"<one>": torch.randn(32)}, tmp_path / "one.safetensors")
     save_file({"<a>": torch.randn(1, 32), "<b>": torch.randn(1, 32)}, tmp_path / "two.safetensors")
     save_file({"<wide>": torch.randn(1, 64)}, tmp_path / "wide.safetensors")
+    save_file({"<none>": torch.randn(0, 32)}, tmp_path / "empty.safetensors")
+    save_file({"<deep>": torch.tensor(1.0)}, tmp_path / "number.safetensors")
+    save_file({"<x>_1": torch.randn(1, 32)}, tmp_path / "second.safetensors")
+    save_file({"<x>": torch.randn(2, 32)}, tmp_path / "first.safetensors")
     (tmp_path / "word.pt").write_bytes(b"\x80\x02}q\x00.")
     sd = StableDiffusion.from_pretrained(cfg.model)
     assert sd.load_embeds(tmp_path / "my_dog.safetensors") == "my_dog" and len(sd.tokenizer.encode("my_dog")) == 2
     assert sd.load_embeds(tmp_path / "one.safetensors") == "<one>" and len(sd.tokenizer.encode("<one>")) == 1
-    for name, message in (("one", "already"), ("two", "2 tensors"), ("wide", "width 64"), ("word.pt", "pickle"), ("none", "none")):
+    sd.load_embeds(tmp_path / "second.safetensors")
+    for name, message in (("one", "already"), ("two", "2 tensors"), ("wide", "width 64"), ("word.pt", "pickle"), ("none", "none"),
+                          ("empty", r"this is \(0, 32\)"), ("number", r"this is \(\)"), ("first", 'the token "<x>_1" already')):
         with pytest.raises(UserError, match=message):
             sd.load_embeds(tmp_path / (name if "." in name else name + ".safetensors"))
 

@@ -11,6 +11,7 @@ import torch
 from conftest import ROOT
 
 import clip_text
+import hyperdreambooth
 import tiny_unet
 import vae
 from clip_text import CLIPText, CLIPTextConfig
@@ -54,7 +55,7 @@ def watched(network, run):
         holds(said[1], output.shape, letters)
         checked.add(type(module))
 
-    hooks = [m.register_forward_hook(check) for m in network.modules() if type(m).__module__ in CHAPTERS and shapes_said(type(m))]
+    hooks = [m.register_forward_hook(check) for m in network.modules() if type(m).__module__ in CHAPTERS + METHODS and shapes_said(type(m))]
     run()
     for hook in hooks:
         hook.remove()
@@ -77,6 +78,8 @@ def test_the_shape_comments_are_true():
     assert watched(auto, lambda: auto.decode(auto.encode(torch.randn(5, 3, 12, 20))[0])) == commented(vae)
     text = CLIPText(CLIPTextConfig(vocab_size=50, hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=3))
     assert watched(text, lambda: text(torch.randint(50, (3, 7)))) == commented(clip_text)
+    hyper = hyperdreambooth.Hypernetwork(layers=5, payload=14, channels=4, side=16, width=32)
+    assert watched(hyper, lambda: hyper(torch.randn(3, 4, 16, 16))) == commented(hyperdreambooth)
 
 
 def test_a_wrong_shape_comment_would_be_found():
