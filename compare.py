@@ -259,15 +259,15 @@ def main():
         p.error(f"--only {', '.join(unknown)}: some of {'; '.join(known)}")
     experiments = {name: how for name, how in known.items() if name in asked}
     out, judge = Path(a.out or (f"runs/compare_{a.faces}_faces" if a.faces else "runs/compare")), Judge.load()
-    out.mkdir(parents=True, exist_ok=True)
-    subjects = [stranger(100 + i, out / "photos") for i in range(a.faces)] or [shipped(name) for name in a.subjects]
-    scales = {subject.name: scale(judge, subject.who) for subject in subjects}
     file = out / "results.json"
     if file.exists() and not a.resume:
         p.error(f"{file} is there: --resume goes on with it, another --out begins anew")
-    done = json.loads(file.read_text("utf-8")) if a.resume and file.exists() else {}
-    if any(found["people"] != max(1, a.faces) for of in done.values() for found in of.values()):
+    done = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    if any(found.get("people") != max(1, a.faces) for of in done.values() for found in of.values()):
         p.error(f"--resume: in {file} people were told apart from another number of others")
+    out.mkdir(parents=True, exist_ok=True)
+    subjects = [stranger(100 + i, out / "photos") for i in range(a.faces)] or [shipped(name) for name in a.subjects]
+    scales = {subject.name: scale(judge, subject.who) for subject in subjects}
     for subject in subjects:
         if {*experiments} <= {*done.get(subject.name, {})}:
             continue

@@ -1,8 +1,10 @@
 """The comparison of the methods: its questions, its scale of likeness, its table."""
+import json
+
 import numpy as np
 import pytest
 
-from compare import (ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, after, interval, measure, on_the_way, questions, race, scale, shipped, stranger,
+from compare import (ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, after, interval, main, measure, on_the_way, questions, race, scale, shipped, stranger,
                      table, time_to_reach)
 from stable_diffusion import load_pictures
 from tiny_world import SUBJECTS
@@ -103,6 +105,19 @@ def test_methods_are_compared_after_equal_steps():
     results = {"a": {"short": looked([(0, 0.1), (1, 0.4)], 0), "long": looked([(0, 0.0), (2, 0.2), (4, 0.6)], 0)}}
     found = {step: {name: look["likeness"] for name, look in after(results, step)["a"].items()} for step in (0, 10, 15, 20)}
     assert found == {0: {"short": 0.1, "long": 0.0}, 10: {"short": 0.4, "long": 0.2}, 15: {"short": 0.4, "long": 0.2}, 20: {"short": 0.4, "long": 0.6}}
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "--resume goes on with it"), (["--faces", "3", "--resume"], "told apart from another number of others"),
+    (["--faces", "-1"], "1 or more"), (["--hypernetwork", "x.safetensors"], "1 or more"), (["--only", "Dreambooth"], "--only Dreambooth")])
+def test_an_hour_of_work_is_neither_overwritten_nor_mixed_with_another(tmp_path, monkeypatch, capsys, arguments, message):
+    done = json.dumps({"face 100": {"HyperDreamBooth": {"likeness": 0.8, "people": 8}}})
+    (tmp_path / "results.json").write_text(done, "utf-8")
+    monkeypatch.setattr("sys.argv", ["compare.py", "--out", str(tmp_path), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text("utf-8") == done
 
 
 def test_every_method_is_compared_with_its_defaults():
