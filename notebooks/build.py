@@ -18,8 +18,8 @@ if unknown := set(sys.argv[1:]) - {source.stem for source in SOURCES}:
 
 
 def smaller(data):
-    """Large pictures as JPEG: noise does not compress as PNG, and a notebook should stay small enough to review."""
-    if len(data.get("image/png", "")) > 40_000:
+    """Large pictures and those that are there both ways as JPEG: noise does not compress as PNG, and a notebook should stay small."""
+    if len(data.get("image/png", "")) > 40_000 or {"image/png", "image/jpeg"} <= {*data}:
         picture, file = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))), io.BytesIO()
         picture.convert("RGB").save(file, "JPEG", quality=60)
         data["image/jpeg"] = base64.b64encode(file.getvalue()).decode()
