@@ -55,7 +55,8 @@ def test_on_stable_diffusion_lidb_has_the_papers_size():
         sd = SimpleNamespace(unet=UNet(), text=CLIPText())
     layers = adapted(sd)
     assert len(layers) == 192 and all(isinstance(layer, torch.nn.Linear) for layer in layers.values())
-    assert sum(layer.in_features + layer.out_features for layer in layers.values()) == 385_344
+    rank_1 = sum(layer.in_features + layer.out_features for layer in layers.values())
+    assert rank_1 == 385_344 and (1 + Config().rank) * rank_1 == 1_926_720  # the second is the LoRA file that finetuning leaves
     theta = torch.zeros(len(layers), Config().a + Config().b)
     assert theta.numel() == 28_800 and theta.nbytes == 115_200
 
