@@ -67,6 +67,7 @@ OF_FACES = {
     "hypernetwork alone": (hyperdreambooth, {"steps": 0}, "sks {cls}"),
     "finetuning alone": (hyperdreambooth, {"hypernetwork": "none"}, "sks {cls}"),
     "HyperDreamBooth": (hyperdreambooth, {}, "sks {cls}"),
+    "HyperDreamBooth, 100 steps": (hyperdreambooth, {"steps": 100}, "sks {cls}"),
 }
 LOOKS = (0, 10, 20, 50, 100, 200)  # with --faces: the steps after which all is measured on the way
 

@@ -126,4 +126,4 @@ def test_every_method_is_compared_with_its_defaults():
         "DreamBooth without the prior": {"prior_weight": 0.0}, "AttnDreamBooth without the penalty": {"attn_weight": 0.0},
         "AttnDreamBooth without stage 1": {"stages": "23"}, "AttnDreamBooth without stage 2": {"stages": "13"},
         "AttnDreamBooth without stage 3": {"stages": "12"}, "AttnDreamBooth, the fast variant": {"fast": True},
-        "hypernetwork alone": {"steps": 0}, "finetuning alone": {"hypernetwork": "none"}}
+        "hypernetwork alone": {"steps": 0}, "finetuning alone": {"hypernetwork": "none"}, "HyperDreamBooth, 100 steps": {"steps": 100}}
