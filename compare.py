@@ -284,7 +284,7 @@ def main():
             looks.append(result | {"step": step, "seconds": seconds})
             found[experiment] = looks[-1] | {"looks": looks, "people": len(mine)}
             said = "  ".join(f"{axis} {value:.2f}" for axis, value in result.items())
-            print(f"{name:10s} {experiment:22s} {said}  {seconds:4.0f} s", flush=True)
+            print(f"{name:10s} {experiment:27s} {said}  {seconds:4.0f} s", flush=True)
             rows.append((f"{experiment}: {said}", [pictures[0] for pictures in drawn.values()]))
         sheet(rows).save(out / f"{name.replace(' ', '')}.png")
         done[name] = done.get(name, {}) | found

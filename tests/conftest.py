@@ -18,10 +18,6 @@ sys.path.insert(0, str(ROOT))
 import clip_text  # noqa: E402 (found through the line above)
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than half a minute")
-
-
 # === small models in the public layout ================================================================================
 
 def clip_tokenizer(pad=clip_text.END):
