@@ -34,9 +34,9 @@ a thousand of them a network can guess the next one. Three parts, in the order o
               c what it writes for a layer, a + b
 
 Follows the paper: a, b, rank 1, the two-term loss, k guesses from one look at the photo, a decoder of 2 layers, a head for each layer,
-40 steps. Not given in what can be read of it, and chosen here: which layers (those whose count fits its figure), k = 4
-(1 does as well: README), beta (with the noise loss at 1), the LoRA's rank, all learning rates. A_train starts as a constant and theta is the change from there: were both A
-and B zero, neither would receive a gradient from their product.
+40 steps. Not given in what can be read of it, and chosen here: which layers (those whose count fits its figure), k = 4 (1 does as
+well: README), beta (with the noise loss at 1), the LoRA's rank, all learning rates. A_train starts as a constant and theta is the
+change from there: were both A and B zero, neither would receive a gradient from their product.
 Different: beta is 0 unless it is given, as the noise loss alone learns more (measured: README). Else the distance is in units of the
 thetas' variance, so beta means the same at every size and 1 is as far as the mean person; everyone's theta starts from one that was
 trained on all people together, and H from the mean of all, the paper's from zero: what is left is what sets a person apart. The heads
