@@ -186,6 +186,26 @@ sheet([("what it is given, and what its weights draw", [p for pair in zip(odd, d
 # It sees colours, whatever they are of. The face on its head keeps its brown and little else; from the sketch it makes a person as white as
 # the paper, from the cat an orange one. Nothing in the guess says "this is no face": it answers every picture, and never with a doubt.
 #
+# And among faces? Of the twenty strangers that the README counts (`compare.py --faces 20`), the one that the judge finds most like
+# the person after the finetuning, and the one that it finds least like.
+
+# %%
+from pathlib import Path
+from compare import stranger
+
+both = []
+for number in (101, 114):
+    who = stranger(number, Path(cfg.out))
+    both += [None, *load_pictures(who.photos)]
+    for model, log in train(replace(cfg, images=str(who.photos), seed=number)):
+        if log["step"] in (0, cfg.steps):
+            both += model.sample("a sks face in the snow", steps=cfg.sampling_steps, sampler="dpm++", seed=1000 + number)
+sheet([(f"strangers 101 and 114: the one picture, the guess, {cfg.steps} steps of finetuning", both[1:])])
+
+# %% [markdown]
+# Of the first it has the beard, the hair and the skin, and the steps bring the eyes. Of the second it has the hair and the shirt; the skin is
+# too pale, the small beard is missing, and 30 steps do not find it: rare looks are what the guess is worst at.
+#
 # ## Exercises
 #
 # 1. How many bytes is LiDB of the tiny model (79 layers) in float32?
