@@ -337,7 +337,7 @@ def main(cfg):
     bar.close()
     sd.save(out / "model")
     save_tensors({cfg.token: sd.text.table.weight[sd.tokenizer.encode(cfg.token)]}, out / "learned_embeds.safetensors")
-    looks = [out / f"attention_{stage}.png" for stage in "0" + cfg.stages]  # each was saved at its stage's end: resuming keeps it
+    looks = [path for stage in "0" + cfg.stages if (path := out / f"attention_{stage}.png").exists()]  # kept when a run is resumed
     one_below_another([Image.open(path) for path in looks]).save(out / "attention.png")
     with precision(sd, cfg):
         after = pictures(sd, cfg)
@@ -346,7 +346,8 @@ def main(cfg):
     sheet(rows).save(out / "before_after.png")
     for path in (out / "state.safetensors", *looks):  # all is saved: there is nothing left to resume
         path.unlink(missing_ok=True)
-    print(f"the model: {out / 'model'}\nits word: {out / 'learned_embeds.safetensors'}\nwhere it looks: {out / 'attention.png'}\nthe picture: {out / 'before_after.png'}")
+    print(f"the model: {out / 'model'}\nits word: {out / 'learned_embeds.safetensors'}\nwhere it looks: {out / 'attention.png'}\n"
+          f"the picture: {out / 'before_after.png'}")
 
 
 # --- the same in every method script (tests/test_truth.py) ------------------------------------------------------------

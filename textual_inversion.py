@@ -18,8 +18,9 @@ common and not what one sentence says.
 Follows the paper: initialised from a coarse word of one token; its code's kind of sentences; mirrored photos; AdamW with weight
 decay 0.01 on v. The learning rate is the knob between likeness and obedience to the prompt. The paper's, on LDM, is 0.005 times the
 batch size times the number of GPUs, for 5000 steps; on Stable Diffusion 0.0005 times the batch size for 3000 steps, as
-diffusers does, is usual, and that is what SETTINGS has for its batch size (with another --batch-size give --lr too). Simplified: photos are cut to a square, not squashed; the word gets a
-row of its own in the table, where the paper's code borrows that of "*".
+diffusers does, is usual, and that is what SETTINGS has for its batch size (with another --batch-size give --lr too).
+Simplified: photos are cut to a square, not squashed; the word gets a row of its own in the table, where the paper's code borrows
+that of "*".
 Not here: a penalty for leaving the coarse word (0 in the paper's code), an extra word for each photo, vectors added one by one.
 """
 import argparse

@@ -204,7 +204,7 @@ sheet([(f"strangers 101 and 114: the one picture, the guess, {cfg.steps} steps o
 
 # %% [markdown]
 # Of the first it has the beard, the hair and the skin, and the steps bring the eyes. Of the second it has the hair and the shirt; the skin is
-# too pale, the small beard is missing, and 30 steps do not find it: rare looks are what the guess is worst at.
+# too pale, the small beard is missing, and 30 steps do not find it.
 #
 # ## Exercises
 #
