@@ -215,8 +215,8 @@ def after(results, step):
 
 def curves(results):
     """{experiment: rows (seconds, likeness)}, the means over all subjects, of each look on the way and of the end."""
-    return {experiment: [tuple(np.mean([[look["seconds"], look["likeness"]] for look in looks], axis=0).tolist())
-                         for looks in zip(*(of[experiment]["looks"] for of in results.values()))] for experiment in next(iter(results.values()))}
+    return {experiment: np.mean([[(look["seconds"], look["likeness"]) for look in of[experiment]["looks"]] for of in results.values()], axis=0).tolist()
+            for experiment in next(iter(results.values()))}
 
 
 def on_the_way(results):
@@ -294,8 +294,10 @@ def main():
     print(table(results, "HyperDreamBooth" if a.faces else "DreamBooth"))
     if not a.faces:
         return
-    for step in [step for step in LOOKS[1:] if step < max(found["step"] for found in results[subjects[0].name].values())]:
-        print(f"\nafter {step} steps:\n{table(after(results, step), 'HyperDreamBooth')}")
+    longest = max(found["step"] for found in results[subjects[0].name].values())
+    for step in LOOKS:
+        if 0 < step < longest:
+            print(f"\nafter {step} steps:\n{table(after(results, step), 'HyperDreamBooth')}")
     print("\n" + on_the_way(results))
     if {"DreamBooth", "HyperDreamBooth"} <= {*experiments}:
         print("\n" + race(results))

@@ -99,7 +99,10 @@ TASKS = {  # steps, learning rate, batch size: tiny world, Stable Diffusion (fro
     "learn":       ((4_000, 1e-3, 16),    (100_000, 1e-4, 4)),
     "personalise": ((30, 2e-3, 8),        (40, 1e-4, 1)),
 }
-WIDTH, SAMPLING_STEPS = (128, 512), (10, 25)  # of the same two
+SETTINGS = {  # the same two
+    "width":            (128,        512),
+    "sampling_steps":   (10,         25),
+}
 HYPERNETWORK = Path(__file__).parent / "tiny_world" / "hypernetwork.safetensors"  # for the tiny world's faces
 
 # What the result must be able to do: another place, another style, an accessory.
@@ -110,8 +113,8 @@ def settle(cfg, sd):
     """Fills in what was left open, by the size of the model, and refuses what cannot work."""
     if cfg.task not in TASKS:
         raise UserError(f"--task {cfg.task}: one of {', '.join(TASKS)}")
-    found = dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][sd.large]))
-    found |= {"width": WIDTH[sd.large], "sampling_steps": SAMPLING_STEPS[sd.large], "size": sd.size}
+    found = {k: v[sd.large] for k, v in SETTINGS.items()} | {"size": sd.size}
+    found |= dict(zip(("steps", "lr", "batch_size"), TASKS[cfg.task][sd.large]))
     cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
     if not cfg.images and cfg.task != "personalise":
         raise UserError(f"--task {cfg.task} wants --images FOLDER with pictures of many people")
@@ -401,9 +404,10 @@ def learn(sd, cfg):
     kept = min(100, max(1, len(rows) // 20))
     everyone, strangers = [*rows.values()][:-kept], [*rows.values()][-kept:]
     network, theta = Hypernetwork(len(lidb.layers), cfg.a + cfg.b, z.shape[1], z.shape[2], cfg.width, cfg.iterations).to(device), None
-    if cfg.beta and len(everyone) < 2:
-        raise UserError(f"--beta {cfg.beta}: the distance is measured by how far people are apart, and of {len(rows)} only {len(everyone)} is learned from")
     if cfg.beta:
+        if len(everyone) < 2:
+            raise UserError(f"--beta {cfg.beta}: the distance is measured by how far people are apart, and of {len(rows)} only "
+                            f"{len(everyone)} is learned from")
         theta = found_thetas(cfg, lidb, rows)
         network.start.copy_(theta[:-kept].mean(0))
         network.scale.copy_((theta[:-kept] - network.start.cpu()).std())

@@ -199,6 +199,16 @@ def test_every_step_sees_other_pictures_of_the_photos(cfg, monkeypatch):
     assert len({picture.tobytes() for picture in seen}) == len(seen) == 3 * cfg.batch_size and moved(with_it, without)
 
 
+def until(place):
+    """train, interrupted at (stage, step)."""
+    def interrupted(cfg):
+        for sd, log in train(cfg):
+            if (log["stage"], log["step"]) == place:
+                raise KeyboardInterrupt
+            yield sd, log
+    return interrupted
+
+
 def test_a_resumed_run_keeps_the_maps_of_the_stages_before(cfg, tmp_path):
     """The picture of where it looks has a row for each stage, as that of a run in one go."""
     main(cfg)
@@ -210,16 +220,6 @@ def test_a_resumed_run_keeps_the_maps_of_the_stages_before(cfg, tmp_path):
     main(replace(other, resume=True))
     whole, resumed = [Image.open(tmp_path / folder / "attention.png") for folder in ("out", "killed")]
     assert whole.tobytes() == resumed.tobytes() and not [*tmp_path.glob("*/attention_*.png")]
-
-
-def until(place):
-    """train, interrupted at (stage, step)."""
-    def interrupted(cfg):
-        for sd, log in train(cfg):
-            if (log["stage"], log["step"]) == place:
-                raise KeyboardInterrupt
-            yield sd, log
-    return interrupted
 
 
 @pytest.mark.parametrize("change, message", [
