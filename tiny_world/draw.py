@@ -29,9 +29,13 @@ SHADOW = Image.fromarray((150 * (1.15 - FAR) ** 0.8 * np.clip(3 - 3 * FAR, 0, 1)
 
 def draw(scene, size=64):
     """The picture of a scene; the same scene always gives the same bytes."""
+    return compose(scene, figure(scene), size)
+
+
+def compose(scene, layer, size=64):
+    """A figure on its transparent layer, put into the scene."""
     rng = np.random.default_rng(scene.seed)
     picture = scenery(scene.context, rng)
-    layer = figure(scene)
     x0, _, x1, y1 = layer.getchannel("A").getbbox()
     wide = int((x1 - x0) * 1.04)
     shadow = SHADOW.resize((wide, max(8, wide // 5)))

@@ -6,15 +6,18 @@ model's: what the judge makes of those is the ceiling. Two more questions: do th
 does the autoencoder lose?
 """
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from tiny_world.draw import draw
-from tiny_world.judge import Judge, as_input
+from tiny_world.critic import Critic
+from tiny_world.draw import draw, draw_all
+from tiny_world.judge import Judge, as_input, through_the_vae
 from tiny_world.world import (ACCESSORIES, CLASSES, COLOURS, CONTEXTS, IDENTIFIERS, LIVE, STYLES, Scene, article, caption,
-                              random_identity, random_pose)
+                              random_identity, random_pose, random_scene)
 
 NAMES = {"class": "cls", "context": "context", "colour": "colour", "accessory": "accessory", "style": "style", "shape": "cube"}
 
@@ -90,3 +93,77 @@ def examine(sd, seen=(), count=512):
         y = torch.cat([sd.vae.decode(sd.vae.encode(part)[0]) for part in x.split(64)])
     report["vae psnr, dB"] = 10 * float(np.log10(4 / ((y.clamp(-1, 1) - x) ** 2).mean().item()))
     return report, drawn
+
+
+# === are the figures right? ===========================================================================================
+
+def portraits(first, count, seed):
+    """Scenes of `count` individuals of each class, plain photos of the figure alone, one after the other."""
+    rng = np.random.default_rng(seed)
+    return [replace(random_scene(rng, random_identity(first + i, cls)), accessory="", style="photo", finish="", cube=False)
+            for cls in CLASSES for i in range(count)]
+
+
+def frechet_distance(a, b):
+    """Between two sets of vectors (n, d), (m, d), each taken for a Gaussian (Heusel et al. 2017), times 1000."""
+    (mean_a, mean_b), (cov_a, cov_b) = [v.double().mean(0) for v in (a, b)], [torch.cov(v.double().T) for v in (a, b)]
+    values, axes = torch.linalg.eigh(cov_a)
+    root = axes @ torch.diag(values.clamp(min=0).sqrt()) @ axes.T
+    both = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return 1000 * ((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * both).item()
+
+
+def told_apart(a, b, folds=5, decay=0.05):
+    """How often a linear classifier that has seen four fifths of two sets of features tells of the rest from which set they are. 0.5: it
+    cannot, they are alike. Logistic regression with weight decay on standardised features, by full-batch Newton-like steps."""
+    x = torch.cat([a, b])
+    x = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    y = torch.cat([torch.ones(len(a)), torch.zeros(len(b))])
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    right = 0
+    for fold in order.chunk(folds):
+        rest = torch.ones(len(x), dtype=torch.bool)
+        rest[fold] = False
+        w = torch.zeros(x.shape[1] + 1, requires_grad=True)
+        optimizer = torch.optim.LBFGS([w], max_iter=100, line_search_fn="strong_wolfe")
+
+        def closure():
+            optimizer.zero_grad()
+            loss = F.binary_cross_entropy_with_logits(x[rest] @ w[1:] + w[0], y[rest]) + decay * w[1:].square().sum()
+            loss.backward()
+            return loss
+        optimizer.step(closure)
+        right += (((x[fold] @ w[1:] + w[0]) > 0) == (y[fold] > 0.5)).sum().item()
+    return right / len(x)
+
+
+class Figures:
+    """The critic with what it compares with: 400 drawn individuals of each class, and real portraits through the autoencoder."""
+
+    def __init__(self, vae, count=32, gallery=400):
+        self.critic, self.count = Critic.load(), count
+        everyone = self.critic.look(np.stack([*draw_all(portraits(1000, gallery, 51))]))[2]
+        self.gallery = everyone.view(len(CLASSES), gallery, -1)
+        self.scenes = portraits(3000, count, 52)
+        self.real = self.critic.look(through_the_vae(np.stack([*draw_all(self.scenes)]), vae))
+        self.others = self.critic.look(through_the_vae(np.stack([*draw_all(portraits(4000, count, 53))]), vae))
+        many = self.critic.look(through_the_vae(np.stack([*draw_all(portraits(5000, 100, 54))]), vae))[2]
+        self.threshold = self.nearest(many).quantile(0.05, dim=1)                              # (classes,)
+
+    def nearest(self, vectors):
+        """Identity vectors, as many of each class -> how like the most similar individual of the class they are, (classes, n)."""
+        return (vectors.view(len(CLASSES), -1, vectors.shape[1]) @ self.gallery.mT).amax(2)
+
+    def prompts(self):
+        """What the real portraits show, in words: class and place."""
+        return [f"a photo of {article(scene.identity.cls)} {CONTEXTS[scene.context][0]}" for scene in self.scenes]
+
+    def report(self, pictures):
+        """Pictures (n, 64, 64, 3) bytes, drawn by a model from `prompts()` -> {measure: number}, {class: share well formed}."""
+        features, whole, vectors = self.critic.look(pictures)
+        near = self.nearest(vectors)
+        well = (near >= self.threshold[:, None]).float().mean(1)
+        return {"well formed": well.mean().item(), "told apart": told_apart(features, self.real[0]),
+                "frechet": frechet_distance(vectors, self.real[2]), "whole": (whole > 0.5).float().mean().item(),
+                "whole, real": (self.real[1] > 0.5).float().mean().item(), "told apart, real": told_apart(self.others[0], self.real[0]),
+                "frechet, real": frechet_distance(self.others[2], self.real[2])}, dict(zip(CLASSES, well.tolist()))

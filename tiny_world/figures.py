@@ -134,9 +134,9 @@ DRAW = {draw.__name__: draw for draw in (cat, dog, face, bear, duck, robot, teap
                                          boot, sneaker, backpack, car)}
 
 
-def figure(scene):
-    """The subject of a scene on a transparent layer."""
-    pen = Pen(scene)
+def figure(scene, pen=None):
+    """The subject of a scene on a transparent layer; `pen`: another one than a plain Pen(scene)."""
+    pen = pen or Pen(scene)
     fit = DRAW[scene.identity.cls](pen, pen.traits)
     if fit: dress(pen, fit)  # objects wear nothing
     rng = np.random.default_rng([scene.seed, 1])

@@ -7,8 +7,8 @@
 
 Every random choice of a step comes from (seed, step), and the state is saved every few minutes by writing beside and
 renaming: with --resume a run that was killed at any moment ends in the same bits as one that was not. A grid of samples
-is written each time. The result is a folder in the public layout, as the chapters load it: runs/pretrain/model. The one that is
-shipped, tiny_world/model, came from these defaults; tiny_world/README.md has what it cost and how it does.
+is written each time. The result is a folder in the public layout, as the chapters load it: runs/pretrain/model. What the one that is
+shipped, tiny_world/model, came from, what it cost and how it does is in tiny_world/README.md.
 """
 import argparse
 import collections
@@ -30,7 +30,7 @@ from tiny_unet import Attention, UNet, UNetConfig
 from tiny_world import sheet
 from tiny_world.draw import draw, draw_all
 from tiny_world.examine import examine, training_captions
-from tiny_world.judge import as_input
+from tiny_world.judge import Judge, as_input
 from tiny_world.world import FILLERS, IDENTIFIERS, caption, random_scene
 from vae import VAE, VAEConfig
 
@@ -41,18 +41,22 @@ HERE = Path(__file__).parent
 class Config:
     work: str = "runs/pretrain"    # pictures, latents, the state to resume from, sample grids
     out: str = ""                  # the checkpoint, in the public layout; "": model in `work`
-    pictures: int = 100_000        # drawn once and used again and again, each time with a new caption
+    vae: str = ""                  # a model whose tokenizer and autoencoder are taken as they are; "": new ones are made
+    pictures: int = 300_000        # drawn once and used again and again, each time with a new caption
     vae_steps: int = 20_000
     vae_batch: int = 8             # many small steps: each picture has thousands of pixels to learn from
     vae_lr: float = 2e-3
     steps: int = 32_000
-    batch: int = 32
+    batch: int = 64
     lr: float = 2e-3               # of the diffusion stage, whose optimizer is Muon
+    align: float = 0.5             # weight of the likeness of the UNet's middle to the judge's map; 0: without
+    align_steps: int = 8_000       # so long; it helps at first
     warmup: int = 500
     decay: float = 0.25            # the last quarter of the steps brings the learning rate down to zero
-    ema: float = 0.9995
+    ema: float = 0.999
     empty: float = 0.1             # captions replaced by "": guidance needs to know what a picture is without words
-    save_minutes: float = 5.0
+    save_minutes: float = 10.0
+    device: str = "cpu"            # cuda: a larger --batch fills it
     seed: int = 0
     resume: bool = False           # go on from the state in `work`
     examine: bool = False          # train nothing; examine the checkpoint in `out`, or the shipped one (tiny_world/examine.py)
@@ -62,7 +66,7 @@ class Config:
 VAE_CONFIG = VAEConfig(block_out_channels=(24, 64, 64), latent_channels=8, layers_per_block=1, norm_num_groups=8)
 TEXT_CONFIG = CLIPTextConfig(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
                              max_position_embeddings=32)
-UNET_CONFIG = UNetConfig(sample_size=16, in_channels=8, out_channels=8, block_out_channels=(64, 112, 128), layers_per_block=1, attention_head_dim=4,
+UNET_CONFIG = UNetConfig(sample_size=16, in_channels=8, out_channels=8, block_out_channels=(96, 160, 224), layers_per_block=1, attention_head_dim=4,
                          cross_attention_dim=128, norm_num_groups=16,
                          down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
                          up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
@@ -200,7 +204,7 @@ def encode_all(cfg, work, vae, pictures):
 
 def attention(q, k, v):
     """Written out: on a CPU in bfloat16 torch's own kernel takes a third of the whole step, this one a twentieth (torch 2.13)."""
-    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+    return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
 
 
 class Muon(torch.optim.AdamW):
@@ -241,7 +245,23 @@ def quieten(tokenizer, table, untouched):
     table[untouched] = 0.3 * (fillers.mean(0) + fillers.std(0) * chance)[untouched]
 
 
-def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
+def how_often(T):
+    """Of each t up to T, how often it or a smaller one is trained on, (T,): most in the middle, where it is decided what the picture shows
+    (logit-normal, Esser et al. 2024), but a tenth of all steps evenly."""
+    u = (torch.arange(T) + 0.5) / T
+    density = torch.exp(-0.5 * torch.log(u / (1 - u)) ** 2) / (u * (1 - u))
+    return torch.cumsum(0.9 * density / density.sum() + 0.1 / T, dim=0)
+
+
+def alignment(judge, pictures):
+    """What the middle of the UNet is asked to know while it learns (Yu et al. 2024, REPA): the judge's map of the clean picture,
+    (b, 64, 64, 3) bytes -> (b, 160, 8, 8). The judge has seen what ears and spouts are; a denoiser finds that out late."""
+    with torch.no_grad(), torch.autocast(judge.stem.weight.device.type, torch.bfloat16):
+        x = as_input(pictures).to(judge.stem.weight.device)
+        return judge.blocks[:3](F.relu(judge.stem(x))).float()
+
+
+def train_diffusion(cfg, work, tokenizer, vae, pictures, latents, scale):
     torch.manual_seed(cfg.seed)
     unet, text = UNet(UNET_CONFIG), CLIPText(replace(TEXT_CONFIG, vocab_size=len(tokenizer)))
     for name, p in text.named_parameters():
@@ -250,66 +270,87 @@ def train_diffusion(cfg, work, tokenizer, vae, latents, scale):
     for name, p in unet.named_parameters():  # a residual step starts as nothing: faster and steadier from scratch
         if name.endswith(("conv2.weight", "conv2.bias", "proj_out.weight", "proj_out.bias")) or name.startswith("conv_out"):
             torch.nn.init.zeros_(p)
+    # The middle of the UNet, 8 x 8, to the judge's map: thrown away when the training ends.
+    head = torch.nn.Sequential(torch.nn.Conv2d(UNET_CONFIG.block_out_channels[1], 256, 1), torch.nn.SiLU(), torch.nn.Conv2d(256, 160, 1))
+    for network in (unet, text, head):
+        network.to(cfg.device)
     table = text.table.weight.detach().clone()
-    for module in unet.modules():
-        if isinstance(module, Attention):
-            module.kernel = attention
-    live = [*unet.parameters(), *text.parameters()]
+    middle = {}
+    unet.down_blocks[1].attentions[-1].register_forward_hook(lambda module, inputs, output: middle.update(map=output))
+    if cfg.device == "cpu":
+        for module in unet.modules():
+            if isinstance(module, Attention):
+                module.kernel = attention
+    sampled = [*unet.parameters(), *text.parameters()]
+    live = [*sampled, *head.parameters()]
     edges = [unet.conv_in.weight, unet.conv_out.weight, text.table.weight, text.text_model.embeddings.position_embedding.weight]
     matrices = [p for p in live if p.ndim > 1 and not any(p is e for e in edges)]
     others = [p for p in live if not any(p is m for m in matrices)]
     # No weight decay on the table: it would pull words that are rare, and identifiers that never occur, towards zero.
     optimizer = Muon([{"params": matrices, "muon": True, "weight_decay": 0.05}, {"params": others, "muon": False, "weight_decay": 0.0}],
                      lr=cfg.lr, betas=(0.9, 0.99), fused=True)
-    shadow = [p.detach().clone() for p in live]  # the exponential mean of the weights: what is sampled and shipped
-    sd = StableDiffusion(tokenizer, text, unet, VAE(replace(VAE_CONFIG, scaling_factor=scale)), SCHEDULE_CONFIG)
+    shadow = [p.detach().clone() for p in sampled]  # the exponential mean of the weights: what is sampled and shipped
+    sd = StableDiffusion(tokenizer, text, unet, VAE(replace(vae.config, scaling_factor=scale)).to(cfg.device), SCHEDULE_CONFIG)
     sd.vae.load_state_dict(vae.state_dict())
-    scenes = [scene(cfg, i) for i in range(cfg.pictures)]
+    judge = Judge.load().to(cfg.device) if cfg.align else None
+    scenes, levels = [scene(cfg, i) for i in range(cfg.pictures)], how_often(sd.schedule.T)
     state, start, weights = work / "diffusion.safetensors", time.time(), {"live": live, "shadow": shadow}
-    about = settings(cfg, ("vae_steps", "vae_batch", "vae_lr", "steps", "batch", "lr", "ema", "empty"))
+    about = settings(cfg, ("vae_steps", "vae_batch", "vae_lr", "batch", "lr", "ema", "empty", "align", "align_steps"))
     saved = resumable(state, about) if cfg.resume else {}
     if saved:
         load_state(state, weights, optimizer)
+        if cfg.steps != saved["steps"] and saved["step"] > (1 - cfg.decay) * min(cfg.steps, saved["steps"]):
+            raise UserError(f"--steps {cfg.steps}: after step {saved['step']} of {saved['steps']} the learning rate was falling already")
     first, seconds = saved.get("step", 0), saved.get("seconds", 0.0)
     count = lambda m: sum(p.numel() for p in m.parameters())
     print(f"diffusion: unet {count(unet):,} + text {count(text):,} parameters, from step {first}", flush=True)
 
-    mean_loss, last_save = None, time.time()
+    mean_loss, last_save, last_look = None, time.time(), seconds // 3600
     for step in range(first, cfg.steps):
         rng = np.random.default_rng([cfg.seed, 2, step])
         noise = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(cfg, step, cfg.steps, cfg.lr)
-        rows = rng.integers(len(latents), size=cfg.batch)
+        rows = np.sort(rng.integers(len(latents), size=cfg.batch))
         captions = ["" if rng.random() < cfg.empty else caption(scenes[i], rng) for i in rows]
         x_0 = latents[rows].float() * scale
-        # t in equal slices of 0 .. T-1, one a picture: every batch sees all noise levels, so the loss is less noisy
-        t = ((torch.rand(1, generator=noise) + torch.arange(cfg.batch) / cfg.batch) % 1 * sd.schedule.T).long()
+        # t from equal slices, one a picture: every batch sees all noise levels, so the loss is less noisy
+        slices = (torch.rand(1, generator=noise) + torch.randperm(cfg.batch, generator=noise) / cfg.batch) % 1
+        t = torch.searchsorted(levels, slices).clamp(max=sd.schedule.T - 1)
         eps = torch.randn(x_0.shape, generator=noise)
+        x_0, eps, t = x_0.to(cfg.device), eps.to(cfg.device), t.to(cfg.device)
         x_t = sd.schedule.add_noise(x_0, eps, t)
-        context = text(tokenizer(captions))  # (b, l, d), in float32: small, and its masked attention is faster so
-        with torch.autocast("cpu", torch.bfloat16):
+        context = text(tokenizer(captions).to(cfg.device))  # (b, l, d), in float32: small, and its masked attention is faster so
+        with torch.autocast(cfg.device, torch.bfloat16):
             output = unet(x_t, t, context)
         loss = F.mse_loss(output.float(), sd.schedule.target(x_0, eps, t))
+        likeness = torch.zeros(())
+        if cfg.align and step < cfg.align_steps:
+            with torch.autocast(cfg.device, torch.bfloat16):
+                guess = head(middle["map"])
+            likeness = F.cosine_similarity(guess.float(), alignment(judge, pictures[rows]), dim=1).mean()
         optimizer.zero_grad()
-        loss.backward()
+        (loss - cfg.align * likeness).backward()
         norm = torch.nn.utils.clip_grad_norm_(live, 1.0)
         optimizer.step()
-        torch._foreach_lerp_(shadow, [p.data for p in live], 1 - min(cfg.ema, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(shadow, [p.data for p in sampled], 1 - min(cfg.ema, (1 + step) / (10 + step)))
         mean_loss = loss.item() if mean_loss is None else 0.99 * mean_loss + 0.01 * loss.item()
         if (step + 1) % 100 == 0:
             minutes = (time.time() - start + seconds) / 60
-            print(f"step {step + 1:6d}/{cfg.steps}  loss {mean_loss:.4f}  grad {norm:.2f}  pictures {(step + 1) * cfg.batch:,}"
-                  f"  {minutes:.0f} min", flush=True)
+            print(f"step {step + 1:6d}/{cfg.steps}  loss {mean_loss:.4f}  aligned {likeness:.3f}  grad {norm:.2f}  "
+                  f"pictures {(step + 1) * cfg.batch:,}  {minutes:.0f} min", flush=True)
         if time.time() - last_save > 60 * cfg.save_minutes or step + 1 == cfg.steps:
-            save_state(state, weights, optimizer, step=step + 1, seconds=seconds + time.time() - start, settings=about)
-            now = [p.data.clone() for p in live]
-            torch._foreach_copy_([p.data for p in live], shadow)
-            quieten(tokenizer, text.table.weight.data, (text.table.weight == table).all(1))
-            grid(sd, work / f"samples_{step + 1:06d}.png")
-            sd.save(cfg.out or work / "model", half=True)
-            torch._foreach_copy_([p.data for p in live], now)
+            spent = seconds + time.time() - start
+            save_state(state, weights, optimizer, step=step + 1, steps=cfg.steps, seconds=spent, settings=about)
             last_save = time.time()
+            if spent // 3600 > last_look or step + 1 == cfg.steps:  # every hour, and at the end
+                last_look = spent // 3600
+                now = [p.data.clone() for p in sampled]
+                torch._foreach_copy_([p.data for p in sampled], shadow)
+                quieten(tokenizer, text.table.weight.data, (text.table.weight == table).all(1))
+                grid(sd, work / f"samples_{step + 1:06d}.png")
+                sd.save(cfg.out or work / "model", half=True)
+                torch._foreach_copy_([p.data for p in sampled], now)
     return sd
 
 
@@ -361,11 +402,14 @@ def main(cfg):
     if not cfg.resume and [*work.glob("*.safetensors")]:
         raise UserError(f"{work} has the state of an earlier training: go on with --resume, or take another --work")
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(cfg)
     pictures = make_pictures(cfg, work)
-    vae = train_vae(cfg, work, pictures)
+    if cfg.vae:
+        sd = StableDiffusion.from_pretrained(cfg.vae)
+        tokenizer, vae = sd.tokenizer, sd.vae
+    else:
+        tokenizer, vae = make_tokenizer(cfg), train_vae(cfg, work, pictures)
     latents, scale = encode_all(cfg, work, vae, pictures)
-    train_diffusion(cfg, work, tokenizer, vae, latents, scale)
+    train_diffusion(cfg, work, tokenizer, vae, pictures, latents, vae.config.scaling_factor if cfg.vae else scale)
 
 
 def parse_config():
