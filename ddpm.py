@@ -1,23 +1,27 @@
-"""Diffusion itself: the noise schedule, the forward process, the training target, and three samplers.
+"""Diffusion itself: the noise schedule, the forward process, the target, and three samplers.
 
 Forward, a picture (here: its latent) drowns in noise. With alpha_bar falling from 1 to almost 0,
 
-    x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps,   eps ~ N(0, I)                     (DDPM, eq. 4)
+    x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps,   eps ~ N(0, I)       (DDPM, eq. 4)
 
-A network learns to tell the noise from the picture at every t, by plain mean squared error (DDPM, eq. 14). Backward, a
-sampler starts at pure noise and walks t down to 0, asking the network at each step what x_0 looks like from here:
+A network learns to tell the noise from the picture at every t, by plain mean squared error (DDPM,
+eq. 14). Backward, a sampler starts at pure noise and walks t down to 0, asking the network at each
+step what x_0 looks like from here:
 
-    sampler  noise on the way  accuracy   network calls for a good picture
-    ddpm     yes               order 1    hundreds            Ho et al. 2020, algorithm 2
-    ddim     none              order 1    30-50               Song et al. 2021, eq. 12
-    dpm++    none              order 2    15-25               Lu et al. 2022, DPM-Solver++(2M), algorithm 2
+    sampler  noise on the way  accuracy  calls for a good picture
+    ddpm     yes               order 1   hundreds    Ho et al. 2020, algorithm 2
+    ddim     none              order 1   30-50       Song et al. 2021, eq. 12
+    dpm++    none              order 2   15-25       Lu et al. 2022, DPM-Solver++(2M), algorithm 2
 
-They are generators: they yield after each step, so a notebook can plot what happens without a callback.
+They are generators: they yield after each step, so a notebook can plot what happens without a
+callback.
 
-Names:  x_0 clean   x_t noisy   eps the noise   v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0   t = 0 .. T-1
+Names:  x_0 clean   x_t noisy   eps the noise   v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0
+        t time, 0 .. T-1
 Every step equals that of the diffusers scheduler of the same name (tests/test_ddpm.py).
 
-Not here: learned variances, thresholding, zero-terminal-SNR, other noise schedules than SD's and DDPM's.
+Not here: learned variances, thresholding, zero-terminal-SNR, other noise schedules than SD's and
+DDPM's.
 """
 from dataclasses import dataclass
 
@@ -27,33 +31,16 @@ import torch
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """scheduler/scheduler_config.json. A checkpoint names some scheduler class; only what the noise is made of is read."""
+    """scheduler/scheduler_config.json. A checkpoint names some scheduler class; only what the noise
+    is made of is read."""
     num_train_timesteps: int = 1000       # T
     beta_start: float = 0.0001
     beta_end: float = 0.02
-    beta_schedule: str = "linear"         # "scaled_linear" for Stable Diffusion: linear in sqrt(beta)
-    prediction_type: str = "epsilon"      # what the network outputs: "epsilon" or "v_prediction"
-    set_alpha_to_one: bool = True         # DDIM's last step goes to alpha_bar = 1, or (False, SD) to alpha_bar_0
+    beta_schedule: str = "linear"         # or "scaled_linear", SD's: linear in sqrt(beta)
+    prediction_type: str = "epsilon"      # what the network outputs; or "v_prediction"
+    set_alpha_to_one: bool = True         # DDIM ends at alpha_bar 1; False (SD): at alpha_bar_0
     steps_offset: int = 0                 # added to "leading" timesteps; SD uses 1
-    timestep_spacing: str | None = None   # None: the sampler's own habit ("leading", for dpm++ "linspace")
-
-    # Every other key that a file may hold and the one value that is understood here.
-    ONLY = {
-        "trained_betas": None, "clip_sample": False, "thresholding": False, "rescale_betas_zero_snr": False,
-        "variance_type": ("fixed_small", None), "solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint",
-        "lower_order_final": True, "euler_at_final": False, "use_karras_sigmas": False, "use_exponential_sigmas": False,
-        "use_beta_sigmas": False, "use_lu_lambdas": False, "use_flow_sigmas": False, "final_sigmas_type": "zero",
-        "use_dynamic_shifting": False, "interpolation_type": "linear",
-    }
-    ANY = ("skip_prk_steps", "dynamic_thresholding_ratio", "clip_sample_range", "sample_max_value", "flow_shift",
-           "lambda_min_clipped", "time_shift_type")
-
-    def __post_init__(self):
-        known = {"beta_schedule": ("linear", "scaled_linear"), "prediction_type": ("epsilon", "v_prediction"),
-                 "timestep_spacing": (None, "leading", "linspace", "trailing")}
-        for key, values in known.items():
-            if getattr(self, key) not in values:
-                raise ValueError(f'"{key}" is "{getattr(self, key)}"; this code knows {", ".join(v for v in values if v)}')
+    timestep_spacing: str | None = None   # "leading", "linspace", "trailing"; None: as usual
 
 
 class Schedule:
@@ -67,7 +54,8 @@ class Schedule:
         self.alpha_bar = torch.cumprod(1 - beta, dim=0)  # (T,)
 
     def signal_and_noise(self, t, like):
-        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) for t (b,), shaped to multiply `like` (b, ...)."""
+        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) for t (b,), shaped to multiply `like` (b,
+        ...)."""
         a = self.alpha_bar[t.cpu()].to(like.device).view(-1, *[1] * (like.ndim - 1))
         return a.sqrt().to(like.dtype), (1 - a).sqrt().to(like.dtype)
 
@@ -77,7 +65,8 @@ class Schedule:
         return signal * x_0 + noise * eps
 
     def target(self, x_0, eps, t):
-        """What the network should output for x_t: eps itself, or v (Salimans & Ho 2022, section 4)."""
+        """What the network should output for x_t: eps itself, or v (Salimans & Ho 2022, section
+        4)."""
         if self.config.prediction_type == "epsilon":
             return eps
         signal, noise = self.signal_and_noise(t, x_0)
@@ -88,17 +77,19 @@ class Schedule:
         signal, noise = self.alpha_bar[t].sqrt().item(), (1 - self.alpha_bar[t]).sqrt().item()
         if self.config.prediction_type == "epsilon":
             return (x_t - noise * output) / signal, output
-        return signal * x_t - noise * output, signal * output + noise * x_t  # a rotation by the angle of the noise
+        return signal * x_t - noise * output, signal * output + noise * x_t  # (x_t, v), rotated
 
     def timesteps(self, steps, spacing):
-        """`steps` integers from high to low noise. How T is divided is a convention, and pictures depend on it:
+        """`steps` integers from high to low noise. How T is divided is a convention, and pictures
+        depend on it:
             leading    0, T/s, 2T/s, ...        SD's; never visits the noisiest steps
             linspace   from T-1 to 0 evenly
             trailing   T-1, T-1 - T/s, ...      starts at full noise (Lin et al. 2023)
+
         """
         if spacing == "leading":
             t = np.arange(steps)[::-1] * (self.T // steps)
-            t = t + min(self.config.steps_offset, self.T - 1 - t[0])  # with all T steps there is no room for an offset
+            t = t + min(self.config.steps_offset, self.T - 1 - t[0])  # all T steps leave no room
         elif spacing == "linspace":
             t = np.linspace(0, self.T - 1, steps).round()[::-1]
         else:
@@ -106,31 +97,32 @@ class Schedule:
         return [int(i) for i in t]
 
 
-# === the samplers =====================================================================================================
-# sampler(schedule, denoise, x, steps, randn) yields (t, x, x_0) after each step: the t just left, the less noisy x, and
-# the network's current belief about the clean picture. denoise(x, t) is the network's output, guidance included; randn()
-# draws noise of x's shape, and only ddpm calls it.
+# === the samplers =================================================================================
+# sampler(schedule, denoise, x, steps, randn) yields (t, x, x_0) after each step: the t just left,
+# the less noisy x, and the network's current belief about the clean picture. denoise(x, t) is the
+# network's output, guidance included; randn() draws noise of x's shape, and only ddpm calls it.
 
 def ddpm(schedule, denoise, x, steps, randn=None):
-    """Ancestral sampling: step to the mean of q(x_s | x_t, x_0) and add fresh noise (DDPM, eq. 6-7, the smaller variance)."""
+    """Ancestral sampling: step to the mean of q(x_s | x_t, x_0) and add fresh noise (DDPM, eq. 6-7,
+    the smaller variance)."""
     times = schedule.timesteps(steps, schedule.config.timestep_spacing or "leading")
-    for t, s in zip(times, [*times[1:], -1]):                      # from time t to time s; -1: to no noise at all
+    for t, s in zip(times, [*times[1:], -1]):               # from t to s; -1: to no noise at all
         a_t = schedule.alpha_bar[t]
         a_s = schedule.alpha_bar[s] if s >= 0 else torch.tensor(1.0)
-        alpha = a_t / a_s                                          # the signal kept between s and t
+        alpha = a_t / a_s                                   # the signal kept between s and t
         x_0, _ = schedule.split(x, denoise(x, t), t)
-        x = (a_s.sqrt() * (1 - alpha) / (1 - a_t)).item() * x_0 + (alpha.sqrt() * (1 - a_s) / (1 - a_t)).item() * x
-        if s >= 0:                                                 # the last step adds none: nothing would remove it
-            std = ((1 - a_s) / (1 - a_t) * (1 - alpha)).sqrt().item()
-            x = x + std * randn()
+        of_x_0, of_x = a_s.sqrt() * (1 - alpha) / (1 - a_t), alpha.sqrt() * (1 - a_s) / (1 - a_t)
+        std = ((1 - a_s) / (1 - a_t) * (1 - alpha)).sqrt()  # 0 in the last step, whose a_s is 1
+        x = of_x_0.item() * x_0 + of_x.item() * x + std.item() * randn()
         yield t, x, x_0
 
 
 def ddim(schedule, denoise, x, steps, randn=None):
-    """No noise on the way: x_0 and eps as believed now, mixed again in the next step's proportions (DDIM, eq. 12, sigma = 0)."""
+    """No noise on the way: x_0 and eps as believed now, mixed again in the next step's proportions
+    (DDIM, eq. 12, sigma = 0)."""
     a_end = torch.tensor(1.0) if schedule.config.set_alpha_to_one else schedule.alpha_bar[0]
     for t in schedule.timesteps(steps, schedule.config.timestep_spacing or "leading"):
-        s = t - schedule.T // steps                                # DDIM's own stride; the next t, but for rounding
+        s = t - schedule.T // steps  # a fixed stride, as in diffusers: not the next t of "linspace"
         a_s = schedule.alpha_bar[s] if s >= 0 else a_end
         x_0, eps = schedule.split(x, denoise(x, t), t)
         x = a_s.sqrt().item() * x_0 + (1 - a_s).sqrt().item() * eps
@@ -138,12 +130,13 @@ def ddim(schedule, denoise, x, steps, randn=None):
 
 
 def dpm_solver_pp(schedule, denoise, x, steps, randn=None):
-    """DPM-Solver++(2M): solves the same path as DDIM in the variable lambda = log(signal / noise), and bends each step with
-    the previous one's x_0 (algorithm 2 of the paper; the midpoint form). The first and the last step have no bend."""
+    """DPM-Solver++(2M): solves the same path as DDIM in the variable lambda = log(signal / noise),
+    and bends each step with the previous one's x_0 (algorithm 2 of the paper; the midpoint form).
+    The first and the last step have no bend."""
     spacing = schedule.config.timestep_spacing or "linspace"
     if spacing == "trailing":
         times = schedule.timesteps(steps, spacing)
-    elif spacing == "linspace":                                    # one point more than steps, the last (t = 0) is the goal
+    elif spacing == "linspace":                             # one point more than steps: the goal, 0
         times = [int(i) for i in np.linspace(0, schedule.T - 1, steps + 1).round()[:0:-1]]
     else:
         t = np.arange(steps, 0, -1) * max(schedule.T // (steps + 1), 1)
@@ -154,7 +147,7 @@ def dpm_solver_pp(schedule, denoise, x, steps, randn=None):
     x_0_before, h_before = None, None
     for i, t in enumerate(times):
         x_0, _ = schedule.split(x, denoise(x, t), t)
-        if i == len(times) - 1:                                    # to no noise at all: h is infinite, and x becomes x_0
+        if i == len(times) - 1:                             # to no noise at all: h is infinite
             yield t, x_0, x_0
             return
         s = times[i + 1]

@@ -1,27 +1,32 @@
 """The UNet: the network that looks at a noisy latent, the time and the words, and tells the noise.
 
-Down, the map shrinks and the channels grow; up, the reverse, and at each size the way up sees what the way down saw (skips).
-Every resnet is told the time t, every transformer looks at the words. Stable Diffusion's, for 64 x 64 latents:
+Down, the map shrinks and the channels grow; up, the reverse, and at each size the way up sees what
+the way down saw (skips). Every resnet is told the time t, every transformer looks at the words.
+Stable Diffusion's, for 64 x 64 latents:
 
     row                    resnets  words?  map       channels
     conv_in                                 64 x 64      4 -> 320
-    down_blocks.0          2        yes     64 x 64    320, then halved
-    down_blocks.1          2        yes     32 x 32    640, then halved
-    down_blocks.2          2        yes     16 x 16   1280, then halved
+    down_blocks.0          2        yes     64 x 64    320           then the map is halved
+    down_blocks.1          2        yes     32 x 32    640           then the map is halved
+    down_blocks.2          2        yes     16 x 16   1280           then the map is halved
     down_blocks.3          2        no       8 x 8    1280
     mid_block              2        yes      8 x 8    1280
-    up_blocks.0            3        no       8 x 8    1280, then doubled
-    up_blocks.1            3        yes     16 x 16   1280, then doubled
-    up_blocks.2            3        yes     32 x 32    640, then doubled
+    up_blocks.0            3        no       8 x 8    1280           then the map is doubled
+    up_blocks.1            3        yes     16 x 16   1280           then the map is doubled
+    up_blocks.2            3        yes     32 x 32    640           then the map is doubled
     up_blocks.3            3        yes     64 x 64    320
     conv_out                                64 x 64    320 -> 4
 
-Letters in the shape comments, the same in every file:
-    b batch   c channels   y x  rows and columns   n = y*x positions   l text tokens (77)   d width of a token
-    h heads   k width of one head   e width of the time embedding
+Letters in the shape comments, the same in every file of the project:
+    b    pictures in a batch                      l  text tokens: 77 (tiny world: 32)
+    c    channels; of a latent 4 (tiny world: 8)  d  width of a token
+    y x  rows and columns of a map                h  heads
+    n    = y*x positions of a map                 k  width of one head
+    t    time, 0 .. T-1                           e  width of the time embedding
 
-The modules carry the names of the public checkpoints. By config alone this is SD 1.x (859,520,964 parameters), SD 2.x
-(865,910,724), BK-SDM small and tiny (482,346,884 and 323,384,964), and the tiny world's (tiny_world/model/unet/config.json).
+The modules carry the names of the public checkpoints. By config alone this is SD 1.x (859,520,964
+parameters), SD 2.x (865,910,724), BK-SDM small and tiny (482,346,884 and 323,384,964), and the tiny
+world's (tiny_world/model/unet/config.json).
 
 Not here: class labels, added conditions, ControlNet, dropout.
 """
@@ -43,45 +48,24 @@ class UNetConfig:
     block_out_channels: tuple = (320, 640, 1280, 1280)
     down_block_types: tuple = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_block_types: tuple = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"  # absent in a file: this one; null: no mid block (BK-SDM)
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"  # a file without it too; null: no block
     layers_per_block: int = 2
-    attention_head_dim: int | tuple = 8  # the NUMBER of heads, in spite of its name; one for each level, or one for all
+    attention_head_dim: int | tuple = 8  # the NUMBER of heads, in spite of its name; or one a level
     cross_attention_dim: int = 768
-    use_linear_projection: bool = False  # of a transformer's first and last layer: SD 2 linear, SD 1 a 1x1 convolution
+    use_linear_projection: bool = False  # in and out of a transformer; False: by a 1x1 convolution
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
 
-    # Every other key a file may hold, with the values under which it changes nothing here; any other value is refused.
-    ONLY = {
-        "center_input_sample": False, "flip_sin_to_cos": True, "freq_shift": 0, "only_cross_attention": False,
-        "downsample_padding": 1, "mid_block_scale_factor": 1, "dropout": 0.0, "act_fn": "silu",
-        "transformer_layers_per_block": 1, "reverse_transformer_layers_per_block": None, "encoder_hid_dim": None,
-        "encoder_hid_dim_type": None, "num_attention_heads": None, "dual_cross_attention": False, "class_embed_type": None,
-        "addition_embed_type": None, "addition_time_embed_dim": None, "num_class_embeds": None,
-        "resnet_time_scale_shift": "default", "resnet_skip_time_act": False, "resnet_out_scale_factor": 1.0,
-        "time_embedding_type": "positional", "time_embedding_dim": None, "time_embedding_act_fn": None,
-        "timestep_post_act": None, "time_cond_proj_dim": None, "conv_in_kernel": 3, "conv_out_kernel": 3,
-        "attention_type": "default", "class_embeddings_concat": False, "mid_block_only_cross_attention": None,
-        "cross_attention_norm": None, "projection_class_embeddings_input_dim": None,
-    }
-    ANY = ("addition_embed_type_num_heads", "upcast_attention")  # attention's softmax runs in fp32 inside torch's kernel
-
-    def __post_init__(self):
-        known = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-                 "mid_block_type": ("UNetMidBlock2DCrossAttn", None)}
-        for key, values in known.items():
-            given = getattr(self, key)
-            for value in given if isinstance(given, tuple) else (given,):
-                if value not in values:
-                    raise ValueError(f'"{key}" has "{value}"; this code knows {", ".join(v for v in values if v)}')
-
     def heads(self, level):
-        return self.attention_head_dim if isinstance(self.attention_head_dim, int) else self.attention_head_dim[level]
+        heads = self.attention_head_dim
+        return heads if isinstance(heads, int) else heads[level]
 
 
 def time_features(t, width):  # (b,) -> (b, width)
-    """Waves of falling frequency: cos and sin of t / 10000^(i / half) (Vaswani et al. 2017, section 3.5)."""
-    frequency = torch.exp(-math.log(10_000) / (width // 2) * torch.arange(width // 2, device=t.device))
+    """Waves of falling frequency: cos and sin of t / 10000^(i / half) (Vaswani et al. 2017, section
+    3.5)."""
+    half = width // 2
+    frequency = torch.exp(-math.log(10_000) / half * torch.arange(half, device=t.device))
     angle = t[:, None].float() * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
@@ -98,7 +82,8 @@ class TimeEmbedding(nn.Module):
 
 
 class ResnetBlock2D(nn.Module):
-    """x + conv(conv(x) + time): local work, at a strength that the time decides channel by channel."""
+    """x + conv(conv(x) + time): local work; the time adds to each channel a number of its own, the
+    same at every position."""
 
     def __init__(self, c_in, c_out, e, groups, eps):
         super().__init__()
@@ -118,9 +103,11 @@ class ResnetBlock2D(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each position asks a question (q); tokens answer by how well their key (k) fits, with their value (v).
+    """Each position asks a question (q); tokens answer by how well their key (k) fits, with their
+    value (v).
 
-    attn1 asks the other positions of the picture (self-attention), attn2 the words (cross-attention)."""
+    attn1 asks the other positions of the picture (self-attention), attn2 the words
+    (cross-attention)."""
 
     kernel = staticmethod(F.scaled_dot_product_attention)
 
@@ -133,16 +120,17 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(d, d)])
 
     def forward(self, x, context, maps=None):  # (b, n, d), (b, l, d_context) -> (b, n, d)
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(1, 2) for a in (q, k, v))  # (b, h, n, k), 2 x (b, h, l, k)
+        def split(tokens):                                      # (b, l, h*k) -> (b, h, l, k)
+            return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q, k, v = split(self.to_q(x)), split(self.to_k(context)), split(self.to_v(context))
         if maps is None:
             out = self.kernel(q, k, v)
-        else:  # the same written out, when someone wants to see who looks at what (equal: tests/test_same_as_diffusers.py)
+        else:  # the same written out, when someone wants to see who looks at what
             weights = torch.einsum("bhnk,bhlk->bhnl", q, k) * q.shape[-1] ** -0.5
-            weights = weights.softmax(dim=-1)  # (b, h, n, l): each position distributes its gaze over the tokens
+            weights = weights.softmax(dim=-1)                   # each position looks at all tokens
             maps.append(weights)
             out = torch.einsum("bhnl,bhlk->bhnk", weights, v)
-        return self.to_out[0](out.transpose(1, 2).flatten(2))                             # (b, n, h*k = d)
+        return self.to_out[0](out.transpose(1, 2).flatten(2))   # (b, n, h*k = d)
 
 
 class GEGLU(nn.Module):
@@ -158,11 +146,13 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """What each position does by itself with what it has seen: out to four times the width and back."""
+    """What each position does by itself with what it has seen: out to four times the width and
+    back."""
 
     def __init__(self, d):
         super().__init__()
-        self.net = nn.ModuleList([GEGLU(d, 4 * d), nn.Identity(), nn.Linear(4 * d, d)])  # Identity: dropout's place in the names
+        dropout = nn.Identity()  # not here, but the last layer's public name counts it
+        self.net = nn.ModuleList([GEGLU(d, 4 * d), dropout, nn.Linear(4 * d, d)])
 
     def forward(self, x):  # (b, n, d) -> (b, n, d)
         return self.net[2](self.net[0](x))
@@ -195,7 +185,8 @@ class Transformer2D(nn.Module):
         self.proj_out = nn.Linear(c, c) if linear else nn.Conv2d(c, c, 1)
 
     def forward(self, x, context, maps=None):  # (b, c, y, x), (b, l, d_context) -> (b, c, y, x)
-        # A 1x1 convolution is a linear layer at every position: SD 1 and SD 2 differ in the weight's shape only.
+        # A 1x1 convolution is a linear layer at every position: SD 1 and SD 2 differ in the
+        # weight's shape only.
         def project(layer, h):
             return F.linear(h, layer.weight.flatten(1), layer.bias)
         h = project(self.proj_in, self.norm(x).flatten(2).transpose(1, 2))  # (b, n, c)
@@ -218,21 +209,25 @@ class Upsample2D(nn.Module):
         self.conv = nn.Conv2d(c, c, 3, padding=1)
 
     def forward(self, x, size):  # (b, c, y, x) -> (b, c, y_to, x_to)
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))  # to the skip's size: an odd map does not double exactly
+        # To the skip's size: a map of an odd number of rows does not double exactly.
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
 
 
 class Block(nn.Module):
-    """A row of the table above: resnets, each followed by a transformer if the row reads words; then perhaps a change of size."""
+    """A row of the table above: resnets, each followed by a transformer if the row reads words;
+    then perhaps a change of size."""
 
     def __init__(self, widths_in, c, config, e, level, words, resize=None):
         super().__init__()
         groups, heads = config.norm_num_groups, config.heads(level)
-        self.resnets = nn.ModuleList([ResnetBlock2D(c_in, c, e, groups, config.norm_eps) for c_in in widths_in])
+        self.resnets = nn.ModuleList([
+            ResnetBlock2D(c_in, c, e, groups, config.norm_eps) for c_in in widths_in])
         if words:
-            transformers = len(widths_in) - (1 if resize == "mid" else 0)  # the mid block has one between its two resnets
+            between = 1 if resize == "mid" else 0  # the mid block has one, between its two resnets
             self.attentions = nn.ModuleList([
-                Transformer2D(c, config.cross_attention_dim, heads, groups, config.use_linear_projection)
-                for _ in range(transformers)])
+                Transformer2D(c, config.cross_attention_dim, heads, groups,
+                              config.use_linear_projection)
+                for _ in range(len(widths_in) - between)])
         if resize == "down":
             self.downsamplers = nn.ModuleList([Downsample2D(c)])
         if resize == "up":
@@ -246,8 +241,8 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """The whole network. `checkpointing = True` trades a third more time for far less memory in training: the numbers
-    between blocks are forgotten and computed again on the way back."""
+    """The whole network. `checkpointing = True` trades a third more time for far less memory in
+    training: the numbers between blocks are forgotten and computed again on the way back."""
 
     def __init__(self, config=UNetConfig()):
         super().__init__()
@@ -257,12 +252,13 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], e)
 
-        self.down_blocks, skips, c_in = nn.ModuleList(), [widths[0]], widths[0]  # skips: the channels of what is pushed
+        self.down_blocks = nn.ModuleList()
+        skips, c_in = [widths[0]], widths[0]  # skips: the channels of what forward will push
         for i, (c, kind) in enumerate(zip(widths, config.down_block_types)):
-            layers = config.layers_per_block
-            self.down_blocks.append(Block([c_in] + [c] * (layers - 1), c, config, e, i,
-                                          kind == "CrossAttnDownBlock2D", "down" if i < last else None))
-            skips += [c] * layers + ([c] if i < last else [])
+            widths_in = [c_in] + [c] * (config.layers_per_block - 1)
+            words, resize = kind == "CrossAttnDownBlock2D", "down" if i < last else None
+            self.down_blocks.append(Block(widths_in, c, config, e, i, words, resize))
+            skips += [c] * (len(widths_in) + (1 if resize else 0))
             c_in = c
 
         self.mid_block = None
@@ -271,19 +267,20 @@ class UNet(nn.Module):
 
         self.up_blocks = nn.ModuleList()
         for i, (c, kind) in enumerate(zip(widths[::-1], config.up_block_types)):
-            layers = config.layers_per_block + 1
-            widths_in = [(c_in if j == 0 else c) + skips.pop() for j in range(layers)]
-            self.up_blocks.append(Block(widths_in, c, config, e, last - i,
-                                        kind == "CrossAttnUpBlock2D", "up" if i < last else None))
+            widths_in = [c_in + skips.pop()]
+            widths_in += [c + skips.pop() for _ in range(config.layers_per_block)]
+            words, resize = kind == "CrossAttnUpBlock2D", "up" if i < last else None
+            self.up_blocks.append(Block(widths_in, c, config, e, last - i, words, resize))
             c_in = c
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
-    def forward(self, x, t, context, maps=None):  # (b, 4, y, x), (b,), (b, l, d) -> (b, 4, y, x)
-        """`maps`: a list that receives the cross-attention maps (b, h, n, l), one a transformer, in the order of the table."""
+    def forward(self, x, t, context, maps=None):  # (b, c, y, x), (b,), (b, l, d) -> (b, c, y, x)
+        """`maps`: a list that receives the cross-attention maps (b, h, n, l), one a transformer, in
+        the order of the table."""
         def run(block, j, x):
-            seen = None if maps is None else []  # its own list: checkpointing runs the layer twice, and fills it twice
+            seen = None if maps is None else []  # its own: checkpointing fills it a second time
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block.layer, j, x, time, context, seen, use_reentrant=False)
             else:

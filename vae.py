@@ -1,19 +1,21 @@
-"""The autoencoder between pictures and latents: AutoencoderKL of latent diffusion (Rombach et al. 2022, section 3.1).
+"""The autoencoder between pictures and latents: AutoencoderKL (Rombach et al. 2022, section 3.1).
 
-A picture of 512 x 512 x 3 numbers is mostly detail that no one looks at. The encoder squeezes it into 64 x 64 x 4 numbers,
-the decoder paints it back, and diffusion happens in between, on 48 times fewer numbers. "KL" names the light pull towards
-N(0, 1) with which the encoder was trained: it outputs a mean and a standard deviation for each latent number.
+A picture of 512 x 512 x 3 numbers is mostly detail that no one looks at. The encoder squeezes it
+into 64 x 64 x 4 numbers, the decoder paints it back, and diffusion happens in between, on 48 times
+fewer numbers. "KL" names the light pull towards N(0, 1) with which the encoder was trained: it
+outputs a mean and a standard deviation for each latent number.
 
-    x (b, 3, y, x) --Encoder--> mean, std (b, 4, y/8, x/8) --Decoder--> (b, 3, y, x)      pictures are in [-1, 1]
+    x (b, 3, y, x) --Encoder--> mean, std (b, 4, y/8, x/8) --Decoder--> (b, 3, y, x), in [-1, 1]
 
-Letters in the shape comments, the same in every file:
-    b batch   c channels   y x  rows and columns   n = y*x positions
+Letters in the shape comments, the same in every file: see tiny_unet.py; f is how much smaller a
+latent is, 8 (tiny world: 4).
 
 The modules carry the names of the public checkpoints, so their weights load as they are.
     VAEConfig()                       83,653,863 parameters: Stable Diffusion 1.x and 2.x
     the tiny world's config           see tiny_world/model/vae/config.json
 
-Not here: tiling and slicing for very large pictures, the discriminator that the public weights were trained with.
+Not here: tiling and slicing for very large pictures, the discriminator that the public weights were
+trained with.
 """
 from dataclasses import dataclass
 
@@ -24,26 +26,20 @@ from torch import nn
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """vae/config.json. The defaults are those of Stable Diffusion, where an old file leaves a key out."""
+    """vae/config.json. The defaults are those of Stable Diffusion, where an old file leaves a key
+    out."""
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
-    block_out_channels: tuple = (128, 256, 512, 512)  # one level each; every level but the last halves the picture
+    block_out_channels: tuple = (128, 256, 512, 512)  # all levels but the last halve the picture
     layers_per_block: int = 2
     norm_num_groups: int = 32
-    scaling_factor: float = 0.18215  # latents are multiplied by this: it gives them a variance of about 1
-
-    # Every other key a file may hold, with the values under which it changes nothing here; any other value is refused.
-    ONLY = {
-        "down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D", "act_fn": "silu",
-        "shift_factor": None, "latents_mean": None, "latents_std": None, "use_quant_conv": True,
-        "use_post_quant_conv": True, "mid_block_add_attention": True,
-    }
-    ANY = ("sample_size", "force_upcast")
+    scaling_factor: float = 0.18215  # times this, latents have a variance of about 1
 
 
 class ResnetBlock2D(nn.Module):
-    """x + conv(conv(x)): two 3x3 convolutions, each after a normalisation and SiLU; 1x1 on the way past if the width changes."""
+    """x + conv(conv(x)): two 3x3 convolutions, each after a normalisation and SiLU; 1x1 on the way
+    past if the width changes."""
 
     def __init__(self, c_in, c_out, groups):
         super().__init__()
@@ -61,7 +57,8 @@ class ResnetBlock2D(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head that lets every position of the small map look at every other: the only global step of the autoencoder."""
+    """One head that lets every position of the small map look at every other: the only global step
+    of the autoencoder."""
 
     def __init__(self, c, groups):
         super().__init__()
@@ -70,9 +67,10 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(c, c)])
 
     def forward(self, x):  # (b, c, y, x) -> (b, c, y, x)
-        h = self.group_norm(x).flatten(2).transpose(1, 2)                         # (b, n, c)
-        q, k, v = (to(h)[:, None] for to in (self.to_q, self.to_k, self.to_v))    # (b, 1, n, c): a single head
-        h = F.scaled_dot_product_attention(q, k, v)[:, 0]                         # (b, n, c)
+        h = self.group_norm(x).flatten(2).transpose(1, 2)                       # (b, n, c)
+        q, k, v = self.to_q(h), self.to_k(h), self.to_v(h)
+        h = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])  # (b, 1, n, c)
+        h = h[:, 0]                                                             # (b, n, c)
         return x + self.to_out[0](h).transpose(1, 2).reshape(x.shape)
 
 
@@ -89,8 +87,9 @@ class MidBlock(nn.Module):
 
 
 class Downsample2D(nn.Module):
-    """Halves the picture. The zero border goes to the right and the bottom only, since the public weights were trained so
-    (probably inherited from "SAME" padding, which does that at stride 2). Padding all sides shifts the picture by pixels."""
+    """Halves the picture. The zero border goes to the right and the bottom only, since the public
+    weights were trained so (probably inherited from "SAME" padding, which does that at stride 2).
+    Padding all sides shifts the picture by pixels."""
 
     def __init__(self, c):
         super().__init__()
@@ -116,7 +115,8 @@ class Level(nn.Module):
 
     def __init__(self, c_in, c_out, layers, groups, resize=None):
         super().__init__()
-        self.resnets = nn.ModuleList([ResnetBlock2D(c_in if j == 0 else c_out, c_out, groups) for j in range(layers)])
+        widths_in = [c_in] + [c_out] * (layers - 1)
+        self.resnets = nn.ModuleList([ResnetBlock2D(width, c_out, groups) for width in widths_in])
         if resize is Downsample2D:
             self.downsamplers = nn.ModuleList([Downsample2D(c_out)])
         elif resize is Upsample2D:
@@ -131,15 +131,17 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture to moments: levels of falling size, the mid block, and 2 * latent_channels numbers a position."""
+    """Picture to moments: levels of falling size, the mid block, and 2 * latent_channels numbers a
+    position."""
 
     def __init__(self, config):
         super().__init__()
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        resizes = [Downsample2D] * (len(widths) - 1) + [None]
         self.down_blocks = nn.ModuleList([
-            Level(widths[max(i - 1, 0)], c, config.layers_per_block, groups, Downsample2D if i < len(widths) - 1 else None)
-            for i, c in enumerate(widths)])
+            Level(c_in, c_out, config.layers_per_block, groups, resize)
+            for c_in, c_out, resize in zip([widths[0], *widths], widths, resizes)])
         self.mid_block = MidBlock(widths[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
@@ -159,9 +161,10 @@ class Decoder(nn.Module):
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(widths[0], groups)
+        resizes = [Upsample2D] * (len(widths) - 1) + [None]
         self.up_blocks = nn.ModuleList([
-            Level(widths[max(i - 1, 0)], c, config.layers_per_block + 1, groups, Upsample2D if i < len(widths) - 1 else None)
-            for i, c in enumerate(widths)])
+            Level(c_in, c_out, config.layers_per_block + 1, groups, resize)
+            for c_in, c_out, resize in zip([widths[0], *widths], widths, resizes)])
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
@@ -173,7 +176,8 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """The autoencoder. Latents here are unscaled; `StableDiffusion.encode` and `.decode` apply `scaling_factor`."""
+    """The autoencoder. Latents here are unscaled; `StableDiffusion.encode` and `.decode` apply
+    `scaling_factor`."""
 
     def __init__(self, config=VAEConfig()):
         super().__init__()
@@ -185,14 +189,16 @@ class VAE(nn.Module):
 
     @property
     def factor(self):
-        """How many picture pixels one latent position stands for along each side: 8 for Stable Diffusion."""
+        """How many picture pixels one latent position stands for along each side: 8 for Stable
+        Diffusion."""
         return 2 ** (len(self.config.block_out_channels) - 1)
 
     def encode(self, x):
-        """(b, 3, y, x) in [-1, 1] -> mean and std, each (b, 4, y/f, x/f), of the Gaussian q(z|x). y and x are multiples of f."""
+        """(b, 3, y, x) in [-1, 1] -> mean and std, each (b, c, y/f, x/f), of the Gaussian q(z|x). y
+        and x are multiples of f."""
         mean, log_variance = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
-        return mean, (0.5 * log_variance.clamp(-30, 20)).exp()  # the clamp keeps a wild prediction from overflowing
+        return mean, (0.5 * log_variance.clamp(-30, 20)).exp()  # clamped: a wild one would overflow
 
     def decode(self, z):
-        """(b, 4, y/f, x/f) -> (b, 3, y, x), about [-1, 1]."""
+        """(b, c, y/f, x/f) -> (b, 3, y, x), about [-1, 1]."""
         return self.decoder(self.post_quant_conv(z))

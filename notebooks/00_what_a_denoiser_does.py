@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 import torch
 
 from ddpm import SAMPLERS, Schedule, ScheduleConfig
-from stable_diffusion import TINY, StableDiffusion, load_pictures, to_images, to_tensor
-from tiny_world import SUBJECTS, sheet
+from pictures import load_pictures, sheet, to_images, to_tensor
+from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 torch.set_grad_enabled(False)  # nothing is trained here
 

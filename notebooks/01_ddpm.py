@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from stable_diffusion import TINY, StableDiffusion, to_images, to_tensor
-from tiny_world import sheet
+from pictures import sheet, to_images, to_tensor
+from stable_diffusion import TINY, StableDiffusion
 from tiny_world.draw import draw
 from tiny_world.world import caption, random_scene
 
@@ -42,7 +42,8 @@ print("equal at t =", (signal - noise).abs().argmin().item())
 # %%
 scene = random_scene(np.random.default_rng(12))
 x = to_tensor(draw(scene))[None]
-z_0, g = sd.encode(x, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)
+z_0 = sd.draw_latents(*sd.vae.encode(x), torch.Generator().manual_seed(0))
+g = torch.Generator().manual_seed(1)
 times = (0, 100, 200, 350, 500, 650, 800, 999)
 eps = torch.randn(z_0.shape, generator=g)
 drowned = [sd.decode(schedule.add_noise(z_0, eps, torch.tensor([t]))) for t in times]
@@ -78,7 +79,7 @@ sheet([(f'what the network sees in them, told "{text}"', to_images(torch.cat(bel
 n = 16 if FAST else 96
 scenes = [random_scene(np.random.default_rng([7, i])) for i in range(n)]
 texts = [caption(s, np.random.default_rng(i)) for i, s in enumerate(scenes)]
-z = sd.encode(torch.stack([to_tensor(draw(s)) for s in scenes]), g)
+z = sd.draw_latents(*sd.encode([draw(s) for s in scenes]), g)
 told, untold, curve = sd.read(texts), sd.read([""]).expand(n, -1, -1), {"told": [], "untold": []}
 for t in range(50, 1000, 100):
     at, e = torch.full((n,), t), torch.randn(z.shape, generator=g)

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from stable_diffusion import TINY, StableDiffusion, to_images
+from pictures import sheet, to_images
+from stable_diffusion import TINY, StableDiffusion
 from tiny_unet import UNet
-from tiny_world import sheet
 
 torch.set_grad_enabled(False)  # nothing is trained here
 

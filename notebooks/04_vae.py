@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stable_diffusion import TINY, StableDiffusion, to_images, to_tensor
-from tiny_world import sheet
+from pictures import sheet, to_images, to_tensor
+from stable_diffusion import TINY, StableDiffusion
 from tiny_world.draw import draw
 from tiny_world.world import random_scene
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # DreamBooth: teach a model one new subject
 #
-# ![](dreambooth.jpg)
+# ![](../figures/dreambooth.jpg)
 #
 # Top: the photos. Below: the same words before and after training. By the end you can say why one rare word is enough to
 # name a new cat, what the second half of the loss is for, and what happens without it.
@@ -19,19 +19,21 @@ import matplotlib.pyplot as plt
 import torch
 
 import dreambooth
-from dreambooth import PROMPTS, Config, StableDiffusion, class_latents, square, to_tensor, train
-from stable_diffusion import to_images
-from tiny_world import SUBJECTS, sheet
+from dreambooth import PROMPTS, Config, draw_class_latents, prepare, train
+from pictures import load_pictures, sheet, square, to_images
+from stable_diffusion import SUBJECTS
 
 FAST = "FAST" in os.environ  # the tests run this notebook in a minute; what they draw is not worth looking at
-cfg = Config(steps=4 if FAST else 300, class_images=4 if FAST else 64, sampling_steps=3 if FAST else 25, out="../runs/notebook")
-print(cfg.steps, "steps of", cfg.lr or "the table's learning rate")
+cfg = Config(out="../runs/notebook")
+if FAST:
+    cfg = replace(cfg, steps=4, class_images=4, sampling_steps=3)
+sd, cfg, photos = prepare(cfg)
+print(f"{cfg.steps} steps of {cfg.batch_size} photos at a learning rate of {cfg.lr}")
 
 # %% [markdown]
 # Who is to be learned? Four photos of one cat that the model never saw. What do they have in common, and what is chance?
 
 # %%
-photos = dreambooth.load_pictures(SUBJECTS / "cat")
 sheet([("the subject", photos)])
 
 # %% [markdown]
@@ -39,8 +41,9 @@ sheet([("the subject", photos)])
 # yet. Predict: what will the untrained model draw for "a sks cat": one cat, or any cat?
 
 # %%
-sd = StableDiffusion.from_pretrained(cfg.model)
-draw = lambda sd, prompt, n=6: sd.sample(prompt, images=n, steps=cfg.sampling_steps, sampler="dpm++", seed=1)
+def draw(sd, prompt, n=6):
+    return sd.sample(prompt, images=n, steps=cfg.sampling_steps, sampler="dpm++", seed=1)
+
 sheet([(prompt, draw(sd, prompt)) for prompt in ("a photo of a cat", "a photo of a sks cat")])
 
 # %% [markdown]
@@ -54,9 +57,10 @@ print("sks ->", sd.tokenizer.encode("sks"), "   cat ->", sd.tokenizer.encode("ca
 # parameters before you run the cell: is it closer to 7 thousand, 7 million or 860 million?
 
 # %%
-settled = dreambooth.settle(cfg, sd)
-count = lambda *modules: sum(p.numel() for module in modules for p in module.parameters())
-print(f"{count(sd.unet, *[sd.text] * settled.train_text_encoder):,} trained | VAE {count(sd.vae):,} frozen")
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+print(f"{count(sd.unet) + count(sd.text):,} trained | VAE {count(sd.vae):,} frozen")
 
 # %% [markdown]
 # The subject's photos alone would teach that *every* cat is this cat. So the model first draws some of its own cats: the prior,
@@ -64,7 +68,7 @@ print(f"{count(sd.unet, *[sd.text] * settled.train_text_encoder):,} trained | VA
 
 # %%
 with torch.no_grad():
-    prior = class_latents(sd, settled)
+    prior = draw_class_latents(sd, cfg)
     drawn = to_images(sd.decode(prior[:8]))
 sheet([("class pictures, drawn by the frozen model", drawn)])
 
@@ -75,35 +79,37 @@ sheet([("class pictures, drawn by the frozen model", drawn)])
 print(inspect.getsource(dreambooth.dreambooth_loss))
 
 # %% [markdown]
-# Train twice: with the prior's half, and without it (`prior_weight=0`). Same steps. Which run will have the lower loss on the subject?
+# Train twice: with the prior's half, and without it (`prior_weight=0`). Same steps. Which run will have the lower loss on the subject,
+# and by how much?
 
 # %%
 runs = {}
 for weight in (1.0, 0.0):
-    losses = []
-    for trained, log in train(replace(cfg, prior_weight=weight)):
-        losses += [log["subject"]] if log["step"] else []
+    trained, *rest = prepare(replace(cfg, prior_weight=weight))
+    losses = [log["subject"] for log in train(trained, *rest)]
     runs[weight] = trained, losses
     print(f"lambda = {weight}: last loss on the subject {sum(losses[-20:]) / len(losses[-20:]):.4f}")
 
 # %% [markdown]
-# The raw loss jumps with the t that was drawn; smoothed over 20 steps it falls in both runs. The one without the prior has nothing
-# else to please.
+# Hardly a difference: the class pictures cost the subject next to nothing. The raw loss jumps with the t that was drawn; smoothed over 20
+# steps it falls in both runs.
 
 # %%
 for weight, (_, losses) in runs.items():
-    smooth = [sum(losses[max(0, i - 20):i + 1]) / len(losses[max(0, i - 20):i + 1]) for i in range(len(losses))]
-    plt.plot(smooth, label=f"lambda = {weight}")
+    windows = [losses[max(0, i - 20):i + 1] for i in range(len(losses))]
+    plt.plot([sum(window) / len(window) for window in windows], label=f"lambda = {weight}")
 plt.xlabel("step"), plt.ylabel("loss on the subject"), plt.legend(), plt.gcf().set_size_inches(6, 2.5);
 
 # %% [markdown]
 # Did it learn the cat, or only the photos? Put it where no photo shows it, change its colour, dress it.
 
 # %%
-rows = [(prompt.format("sks cat"), draw(sd, prompt.format("sks cat"), 3) + [None] + draw(runs[1.0][0], prompt.format("sks cat"), 3))
-        for prompt in PROMPTS]
-result = sheet([("the subject", photos)] + rows)
-result.save("dreambooth.jpg") if not FAST else None
+rows = [("the subject", photos)]
+for prompt in (prompt.format("sks cat") for prompt in PROMPTS):
+    rows.append((prompt, [*draw(sd, prompt, 3), None, *draw(runs[1.0][0], prompt, 3)]))
+result = sheet(rows)
+if not FAST:
+    result.save("../figures/dreambooth.jpg")
 result
 
 # %% [markdown]
@@ -121,15 +127,19 @@ sheet([(f'"a photo of a cat", {name}', draw(model, "a photo of a cat", 8)) for n
 # %%
 @torch.no_grad()
 def error(model, z, prompt):
-    t, g = torch.arange(25, 1000, 50), torch.Generator().manual_seed(9)
-    eps = torch.randn((len(t), len(z), *z.shape[1:]), generator=g)
+    chance, errors = torch.Generator().manual_seed(9), []
     words = model.read([prompt]).expand(len(z), -1, -1)
-    return sum(((model.unet(model.schedule.add_noise(z, e, i.expand(len(z))), i.expand(len(z)), words)
-                 - model.schedule.target(z, e, i.expand(len(z)))) ** 2).mean().item() for i, e in zip(t, eps)) / len(t)
+    for t in range(25, 1000, 50):
+        t, eps = torch.full((len(z),), t), torch.randn(z.shape, generator=chance)
+        output = model.unet(model.schedule.add_noise(z, eps, t), t, words)
+        errors.append(((output - model.schedule.target(z, eps, t)) ** 2).mean())
+    return sum(errors) / len(errors)
 
-mine = sd.encode(torch.stack([to_tensor(square(photo, sd.size)) for photo in photos]), torch.Generator().manual_seed(0)).detach()
+squares = sd.encode([square(photo, sd.size) for photo in photos])
+subject = sd.draw_latents(*squares, torch.Generator().manual_seed(0))
 for name, model in (("before", sd), ("lambda = 1", runs[1.0][0]), ("lambda = 0", runs[0.0][0])):
-    print(f"{name:12s} subject {error(model, mine, 'a photo of a sks cat'):.4f}   class {error(model, prior, 'a photo of a cat'):.4f}")
+    print(f"{name:12s} subject {error(model, subject, 'a photo of a sks cat'):.4f}   "
+          f"class {error(model, prior, 'a photo of a cat'):.4f}")
 
 # %% [markdown]
 # ## Exercises

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # HyperDreamBooth: a network that writes the weights
 #
-# ![](hyperdreambooth.jpg)
+# ![](../figures/hyperdreambooth.jpg)
 #
 # One picture of a face, and seconds later the model draws that face in the snow. By the end you can say what the network predicts, why
 # so few numbers are enough, what the 30 steps after it are for, and where it fails.
@@ -10,21 +10,24 @@
 
 # %%
 import inspect, json, os, sys
+from dataclasses import replace
 
 sys.path.insert(0, "..")
 import matplotlib.pyplot as plt
 import torch
 
-from checkpoint import load_tensors
-from hyperdreambooth import HYPERNETWORK, PROMPTS, Config, Hypernetwork, LiDB, adapted, encode, noise_with, settle, train
-from stable_diffusion import StableDiffusion, load_pictures
-from tiny_world import SUBJECTS, sheet
+from command import load_metadata
+from hyperdreambooth import (HYPERNETWORK, PROMPTS, Config, LiDB, adapted_layers, load_hypernetwork,
+                             prepare, train)
+from learn_hypernetwork import loss_with_theta
+from pictures import load_pictures, sheet
+from stable_diffusion import SUBJECTS
 
 FAST = "FAST" in os.environ  # the tests run this notebook in a minute; what they draw is not worth looking at
-cfg = Config(steps=2 if FAST else None, sampling_steps=3 if FAST else 25, out="../runs/notebook")
-sd = StableDiffusion.from_pretrained(cfg.model)
-cfg = settle(cfg, sd)
-photo = load_pictures(SUBJECTS / "face")[0]
+cfg = Config(out="../runs/notebook", sampling_steps=25)
+if FAST:
+    cfg = replace(cfg, steps=2, sampling_steps=3)
+sd, cfg, [photo] = prepare(cfg)
 sheet([("all there is of this person", [photo])])
 
 # %% [markdown]
@@ -38,20 +41,23 @@ from tiny_unet import UNet
 
 with torch.device("meta"):
     large = SimpleNamespace(unet=UNet().requires_grad_(False), text=CLIPText())
-layers = adapted(large)
-whole = sum(p.numel() for part in (large.unet, large.text) for p in part.parameters())
+layers = adapted_layers(large)
+unet, text = [sum(p.numel() for p in part.parameters()) for part in (large.unet, large.text)]
 rank_1 = sum(layer.in_features + layer.out_features for layer in layers.values())
-lidb_size, unet = 150 * len(layers), sum(p.numel() for p in large.unet.parameters())
-for name, count in (("the UNet, as DreamBooth trains it", unet), ("with the text encoder", whole), ("LoRA of rank 1", rank_1), ("LiDB", lidb_size)):
-    print(f"{name:34s}{count:13,} numbers {4 * count / 1e6:10.3f} MB in float32   LiDB is {count / lidb_size:8,.0f} times smaller")
+lidb_size = 150 * len(layers)
+for name, count in (("the UNet, as DreamBooth trains it", unet), ("with the text encoder", unet + text),
+                    ("LoRA of rank 1", rank_1), ("LiDB", lidb_size)):
+    print(f"{name:34s}{count:13,} numbers {4 * count / 1e6:10.3f} MB   "
+          f"LiDB is {count / lidb_size:8,.0f} times smaller")
 
 # %% [markdown]
 # The paper has 28k numbers and 120 KB for LiDB, 386k and 1.6 MB for a LoRA of rank 1, and says "10,000 times smaller" than DreamBooth, whose
 # file it puts at more than a gigabyte: the UNet in half precision, 1.72 GB, is 14,900 times the 115 kB. Which layers are they?
 
 # %%
-for kind, test in (("the UNet's attention to itself", ".attn1."), ("and to the words", ".attn2."), ("GEGLU", ".ff."), ("the text encoder", "_proj")):
-    print(f"{sum(test in name for name in layers):4d} {kind}")
+for kind, part in (("the UNet's attention to itself", "_attn1_"), ("and to the words", "_attn2_"),
+                   ("GEGLU", "_ff_"), ("the text encoder", "lora_te_")):
+    print(f"{sum(part in name for name in layers):4d} {kind}")
 print(inspect.getsource(LiDB.factors))
 
 # %% [markdown]
@@ -70,8 +76,9 @@ with torch.device("meta"):
         large.unet(z, torch.tensor([500]), words).sum().backward()
 flops = forward.get_total_flops() + both.get_total_flops()
 print(f"{flops / 1e12:.2f} TFLOP a picture")
-for name, pictures in (("learn", 100_000 * 4 * 2), ("optimise", 1_000 * 300)):
-    print(f"{name:9s}{pictures * flops / 1e18:5.2f} EFLOP: {pictures * flops / 1e14 / 3600:4.1f} hours on a GPU that does 100 TFLOP a second")
+for name, pictures in (("learning", 100_000 * 4 * 2), ("thetas", 1_000 * 300)):
+    print(f"{name:9s}{pictures * flops / 1e18:5.2f} EFLOP: {pictures * flops / 1e14 / 3600:4.1f} hours "
+          "on a GPU that does 100 TFLOP a second")
 
 # %% [markdown]
 # The tiny world's was learned from 3,996 people, in four pictures each, and its file has the history of that: the noise loss for 100
@@ -79,25 +86,26 @@ for name, pictures in (("learn", 100_000 * 4 * 2), ("optimise", 1_000 * 300)):
 # looks like, and not whose it is? (The answer is measured below.)
 
 # %%
-history = torch.tensor(json.loads(load_tensors(HYPERNETWORK)[1]["history"]))  # step, noise, distance; strangers: noise, its share, distance
-plt.plot(history[:, 0], history[:, 4], "o-"), plt.xlabel("step"), plt.title("strangers' noise loss / the unchanged model's"), plt.gcf().set_size_inches(6, 3);
+# Rows of step, noise, distance; and of strangers noise, its share of the start's, distance.
+history = torch.tensor(json.loads(load_metadata(HYPERNETWORK)["history"]))
+plt.plot(history[:, 0], history[:, 4], "o-"), plt.xlabel("step")
+plt.title("strangers' noise loss / the unchanged model's"), plt.gcf().set_size_inches(6, 3);
 
 # %% [markdown]
 # Now the network's guess for our face: a row for each of the tiny model's layers, 100 numbers for A_train and 50 for B_train.
 
 # %%
-for part in (sd.unet, sd.text, sd.vae):
-    part.requires_grad_(False)
-lidb = LiDB(sd, cfg.a, cfg.b)
-network = Hypernetwork.load(HYPERNETWORK, cfg, lidb)
+network, lidb = load_hypernetwork(HYPERNETWORK, sd, cfg), sd.lidb
 
 @torch.no_grad()
 def guess(*pictures):
-    return network(encode(sd, cfg, pictures)[0] * sd.vae.config.scaling_factor)
+    mean, _ = sd.encode(pictures)
+    return network(mean * sd.vae.config.scaling_factor)
 
 [theta] = guess(photo)
-plt.imshow(theta, cmap="RdBu", vmin=-3 * theta.std(), vmax=3 * theta.std(), aspect="auto")
-plt.xlabel("A_train (100), B_train (50)"), plt.ylabel("layer"), plt.title("the guess"), plt.gcf().set_size_inches(9, 3);
+limit = 3 * theta.std()
+plt.imshow(theta, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto"), plt.title("the guess")
+plt.xlabel("A_train (100), B_train (50)"), plt.ylabel("layer"), plt.gcf().set_size_inches(9, 3);
 
 # %% [markdown]
 # Does it describe the person, or the picture? Take 24 strangers in two pictures each, and compare the guesses of the first with those
@@ -120,33 +128,40 @@ sheet([("six strangers", people[0][:6]), ("the same, seen again", people[1][:6])
 # the mean of everyone's: whose face it is, is all that the guess knows. Without that it is worth nothing, and the wrong one does harm.
 
 # %%
-weights = guess(*people[0])
-latents = encode(sd, cfg, people[1])[0] * sd.vae.config.scaling_factor
-given = {"nothing": 0 * weights, "one's own": weights, "the neighbour's": weights.roll(1, 0), "the mean": weights.mean(0).expand_as(weights)}
-with torch.no_grad():
-    losses = {name: sum(noise_with(sd, cfg, lidb, these, latents, torch.Generator().manual_seed(seed)) for seed in range(10))
-              for name, these in given.items()}
-for name, loss in losses.items():
-    print(f"{name:16s} {loss / losses['nothing']:.3f}")
+thetas = guess(*people[0])
+latents = sd.encode(people[1])[0] * sd.vae.config.scaling_factor
+
+@torch.no_grad()
+def loss(theta):
+    chances = [torch.Generator().manual_seed(seed) for seed in range(10)]
+    return sum(loss_with_theta(sd, cfg, theta, latents, chance) for chance in chances)
+
+nothing = loss(0 * thetas)
+for name, given in (("one's own", thetas), ("the neighbour's", thetas.roll(1, 0)),
+                    ("the mean", thetas.mean(0).expand_as(thetas))):
+    print(f"{name:16s} {loss(given) / nothing:.3f} of the loss with nothing")
 
 # %% [markdown]
 # What the guess draws, before any training for this person, and then the fast finetuning: 30 steps on the one picture. Look for what the
 # steps add (the eyes, the shape of the head) and for what they take along: the house and the fence behind this person.
 
 # %%
-def show(sd, theta, prompt, images=2, lora=()):
-    lidb.added = [lidb.factors(theta), *lora] if theta is not None else []
+def show(added, prompt, images=2):
+    lidb.added = added
     return sd.sample(prompt, images=images, steps=cfg.sampling_steps, sampler="dpm++", seed=1)
 
-for _, log in train(cfg):
-    if log["step"] == 0:
-        lora = log["lora"]  # trained in place
-lora = {name: tuple(factor.detach() for factor in pair) for name, pair in lora.items()}
-texts = [p.format("sks face") for p in PROMPTS] + ["a sks face"]
-rows = [(f'"{text}": the model | the guess | {cfg.steps} steps of finetuning', show(sd, None, text) + [None] + show(sd, theta, text) + [None]
-         + show(sd, theta, text, lora=[lora])) for text in texts]
-result = sheet([("the one picture", [photo]), *rows])
-result.save("hyperdreambooth.jpg") if not FAST else None
+lidb.added = [lidb.factors(theta)]
+for log in train(sd, cfg, [photo]):  # puts a LoRA beside the guess
+    pass
+finetuned, rows = lidb.added, [("the one picture", [photo])]
+title = f"the model | the guess | {cfg.steps} steps of finetuning"
+for prompt in (*(text.format("sks face") for text in PROMPTS), "a sks face"):
+    guessed = show(finetuned[:1], prompt)
+    rows.append((f'"{prompt}": {title}',
+                 [*show([], prompt), None, *guessed, None, *show(finetuned, prompt)]))
+result = sheet(rows)
+if not FAST:
+    result.save("../figures/hyperdreambooth.jpg")
 result
 
 # %% [markdown]
@@ -156,17 +171,20 @@ result
 # Two people are two points in the space of weights, and between them lie weights too. From one to the other, the same noise in every column:
 
 # %%
+def show_theta(theta):
+    return show([lidb.factors(theta)], "a sks face", images=1)[0]
+
 one, other = guess(people[0][0], people[0][1])
-steps = [i / 5 for i in range(6)]
-between = [show(sd, torch.lerp(one, other, w), "a sks face", images=1)[0] for w in steps]
-sheet([("one person; from the one's weights to the other's; the other", [people[0][0], None, *between, None, people[0][1]])])
+between = [show_theta(torch.lerp(one, other, i / 5)) for i in range(6)]
+sheet([("one person; from the one's weights to the other's; the other",
+        [people[0][0], None, *between, None, people[0][1]])])
 
 # %% [markdown]
 # And louder than the guess: theta is a change, so it can be taken in smaller and larger doses.
 
 # %%
 doses = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-sheet([("0, 0.5, 1, 1.5, 2, 3 times the guess", [show(sd, dose * theta, "a sks face", images=1)[0] for dose in doses])])
+sheet([("0, 0.5, 1, 1.5, 2, 3 times the guess", [show_theta(dose * theta) for dose in doses])])
 
 # %% [markdown]
 # At one and a half times the guess it is still a person; at three the picture breaks: no training ever went there.
@@ -175,32 +193,35 @@ sheet([("0, 0.5, 1, 1.5, 2, 3 times the guess", [show(sd, dose * theta, "a sks f
 # it write for those? (The model can draw cats; the weights that the hypernetwork writes were only ever asked for a face.)
 
 # %%
-from dataclasses import replace
-
 sketch = draw(replace(view("face", 300, 0), style="pencil sketch"))
-odd = [photo.rotate(180), sketch, load_pictures(SUBJECTS / "cat")[0], load_pictures(SUBJECTS / "teapot")[0]]
-drawn = [show(sd, weights, "a sks face", images=1)[0] for weights in guess(*odd)]
-sheet([("what it is given, and what its weights draw", [p for pair in zip(odd, drawn) for p in (*pair, None)])])
+others = [load_pictures(SUBJECTS / name)[0] for name in ("cat", "teapot")]
+row = []
+for picture in (photo.rotate(180), sketch, *others):
+    row += [picture, show_theta(guess(picture)[0]), None]
+sheet([("what it is given, and what its weights draw", row)])
 
 # %% [markdown]
 # It sees colours, whatever they are of. The face on its head keeps its brown and little else; from the sketch it makes a person as white as
 # the paper, from the cat an orange one. Nothing in the guess says "this is no face": it answers every picture, and never with a doubt.
 #
-# And among faces? Of the twenty strangers that the README counts (`compare.py --faces 20`), the one that the judge finds most like
+# And among faces? Of the twenty strangers that RESULTS.md counts (`compare.py --faces 20`), the one that the judge finds most like
 # the person after the finetuning, and the one that it finds least like.
 
 # %%
 from pathlib import Path
-from compare import stranger
+from measure import draw_stranger
 
-both = []
+row = []
 for number in (101, 114):
-    who = stranger(number, Path(cfg.out))
-    both += [None, *load_pictures(who.photos)]
-    for model, log in train(replace(cfg, images=str(who.photos), seed=number)):
-        if log["step"] in (0, cfg.steps):
-            both += model.sample("a sks face in the snow", steps=cfg.sampling_steps, sampler="dpm++", seed=1000 + number)
-sheet([(f"strangers 101 and 114: the one picture, the guess, {cfg.steps} steps of finetuning", both[1:])])
+    who = draw_stranger(number, Path(cfg.out))
+    model, *rest = prepare(replace(cfg, images=str(who.photos), seed=number))
+    how = {"steps": cfg.sampling_steps, "sampler": "dpm++", "seed": 1000 + number}
+    row += [*load_pictures(who.photos), *model.sample("a sks face in the snow", **how)]
+    for log in train(model, *rest):
+        pass
+    row += [*model.sample("a sks face in the snow", **how), None]
+title = f"the one picture, the guess, {cfg.steps} steps of finetuning"
+sheet([(f"strangers 101 and 114: {title}", row)])
 
 # %% [markdown]
 # Of the first it has the beard, the hair and the skin, and the steps bring the eyes. Of the second it has the hair and the shirt; the skin is
@@ -227,6 +248,6 @@ for name, answer, right in (("bytes_of_lidb", bytes_of_lidb, 4 * theta.numel()),
 # 1. `79 * 150 * 4 = 47,400`
 # 2. 5
 # 3. Nothing: the product is the same. So no theta is the only right one, and the distance to the one that was found is not the last word:
-#    the loss needs it less than one would think (the table in the README).
+#    the loss needs it less than one would think (the table in RESULTS.md).
 #
 # </details>

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import clip_text  # noqa: E402 (found through the line above)
+from pictures import square  # noqa: E402
 
 
 # === small models in the public layout ================================================================================
@@ -119,7 +120,8 @@ def photos(tmp_path):
 
 def weights(sd):
     """A copy of every number of a model, by part and name."""
-    return {f"{part}.{n}": p.detach().clone() for part in ("unet", "text", "vae") for n, p in getattr(sd, part).named_parameters()}
+    return {f"{part}.{n}": p.detach().clone() for part in ("unet", "text", "vae")
+            for n, p in getattr(sd, part).named_parameters()}
 
 
 def same(a, b):
@@ -127,16 +129,25 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
-def last(steps):
-    """The model after the last of the steps that a method's train() yields."""
-    for sd, _ in steps:
-        pass
+def trained(method, cfg, steps=None):
+    """The model of a method's script at its end, or stopped after so many of its steps."""
+    sd, cfg, photos = method.prepare(cfg)
+    for count, _ in enumerate(method.train(sd, cfg, photos), 1):
+        if count == steps:
+            break
     return sd
+
+
+def latents(sd, photos, seed=0):
+    """The middles of some photos (PIL) as a model sees them: scaled latents (photos, c, y, x)."""
+    squares = [square(photo, sd.size) for photo in photos]
+    return sd.draw_latents(*sd.encode(squares), torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def held_out_error(sd, z, prompt):
-    """The model's squared error on latents z, told the prompt, at 20 noise levels, on noise that no training step has seen."""
+    """The model's squared error on latents z, told the prompt, at 20 noise levels, on noise that no training step has
+    seen."""
     g = torch.Generator().manual_seed(99)
     t = torch.arange(25, 1000, 50).repeat_interleave(len(z))
     z = z.repeat(20, 1, 1, 1)

@@ -39,9 +39,11 @@ def walk_reference(sampler, config, steps, x, seed):
 def test_every_step_equals_that_of_diffusers(sampler, name, steps):
     config = CONFIGS[name]
     spacing = config.get("timestep_spacing") or ("linspace" if sampler == "dpm++" else "leading")
-    if steps == 1000 and ((spacing == "leading" and config.get("steps_offset")) or (sampler == "dpm++" and spacing != "trailing")):
+    no_room = spacing == "leading" and config.get("steps_offset")
+    if steps == 1000 and (no_room or (sampler == "dpm++" and spacing != "trailing")):
         pytest.skip("diffusers itself runs out of timesteps here; see the test below")
-    schedule, x = Schedule(ScheduleConfig(**config)), torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    schedule = Schedule(ScheduleConfig(**config))
+    x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(7)
     ours = SAMPLERS[sampler](schedule, fake_network, x, steps, lambda: torch.randn(x.shape, generator=generator))
     for (t, a, _), (t_reference, b) in zip(ours, walk_reference(sampler, config, steps, x, 7), strict=True):
@@ -52,7 +54,8 @@ def test_every_step_equals_that_of_diffusers(sampler, name, steps):
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_thousand_steps_visit_every_noise_level_and_stay_finite(sampler, spacing):
-    """Where diffusers indexes past the end (leading, an offset) or divides by zero (dpm++, doubled timesteps), ours does not."""
+    """Where diffusers indexes past the end (leading, an offset) or divides by zero (dpm++, doubled timesteps), ours
+    does not."""
     schedule, x = Schedule(ScheduleConfig(**SD, timestep_spacing=spacing)), torch.randn(1, 4, 4, 4)
     walked = list(SAMPLERS[sampler](schedule, fake_network, x, 1000, lambda: torch.randn(x.shape)))
     assert len(walked) == 1000 and walked[-1][1].isfinite().all()
@@ -75,9 +78,11 @@ def ideal_denoiser(schedule, data):
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("sampler, steps", [("ddim", 50), ("dpm++", 25), ("ddpm", 200)])
 def test_with_the_ideal_denoiser_every_sampler_lands_on_the_data(sampler, steps, kind):
-    """No training, a known answer: whatever noise we start from, we end at one of the points, and not always the same."""
+    """No training, a known answer: whatever noise we start from, we end at one of the points, and not always the
+    same."""
     torch.manual_seed(0)
-    schedule = Schedule(ScheduleConfig(**SD | dict(set_alpha_to_one=True), prediction_type=kind, timestep_spacing="trailing"))
+    schedule = Schedule(ScheduleConfig(**SD | dict(set_alpha_to_one=True), prediction_type=kind,
+                                       timestep_spacing="trailing"))
     data, x = torch.randn(5, 2, 3, 3), torch.randn(64, 2, 3, 3)
     *_, (_, x, _) = SAMPLERS[sampler](schedule, ideal_denoiser(schedule, data), x, steps, lambda: torch.randn(x.shape))
     distance = (x[:, None] - data[None]).abs().flatten(2).amax(-1)                    # (64, 5)
@@ -104,5 +109,6 @@ def test_a_perfect_prediction_tells_the_picture_and_the_noise(kind):
         a, b = schedule.split(x_t, target, t)
         assert (a - x_0).abs().max() < 1e-4 and (b - eps).abs().max() < 1e-4
     if kind == "v_prediction":
-        reference = DDPMScheduler(prediction_type=kind, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+        reference = DDPMScheduler(prediction_type=kind, beta_start=0.00085, beta_end=0.012,
+                                  beta_schedule="scaled_linear")
         assert (target - reference.get_velocity(x_0, eps, torch.tensor([999]))).abs().max() < 1e-6

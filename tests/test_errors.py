@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import checkpoint
 import stable_diffusion
+from checkpoint import read_config
+from command import UserError, pick_device, run, save_tensors
 from ddpm import ScheduleConfig
-from checkpoint import UserError, read_config
-from stable_diffusion import StableDiffusion, pick_device
+from stable_diffusion import StableDiffusion
 from tiny_unet import UNetConfig
 
 UNET, VAE, TEXT = ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
@@ -353,19 +353,19 @@ def test_a_refusal_is_one_line_and_status_2_and_leaves_nothing(command, refused,
 def main(sd15_folder, tmp_path, monkeypatch, capsys):
     """main("--size", 20): the command in this process, with a small model and one step; its status and what is left on
     the lines of the terminal (a progress bar wipes itself off before anything else is written)."""
-    def run(*arguments):
+    def typed(*arguments):
         (tmp_path / "place").mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / "place")
         small = ["x", "--model", sd15_folder, "--sampling-steps", 1, "--size", 16, "--device", "cpu"]
         monkeypatch.setattr(sys, "argv", ["stable_diffusion.py", *map(str, small), *map(str, arguments)])
         status = 0
         try:
-            stable_diffusion.run(stable_diffusion.main)
+            run(stable_diffusion.main)
         except SystemExit as end:
             status = end.code
         lines = [line.split("\r")[-1] for line in capsys.readouterr().err.split("\n") if line.split("\r")[-1]]
         return status, lines
-    return run
+    return typed
 
 
 @pytest.mark.parametrize("arguments, expected", [
@@ -433,11 +433,11 @@ def test_a_save_that_fails_leaves_the_earlier_save_whole(sd, tmp_path, monkeypat
     """The disk fills up in the middle of a checkpoint, at three in the morning: yesterday's must still be there."""
     sd.save(tmp_path / "model")
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(checkpoint, "save_file", failing(save_file, call, full))
+    monkeypatch.setattr("command.save_file", failing(save_file, call, full))
     with pytest.raises(UserError, match="could not be written.*No space left"):
         sd.save(tmp_path / "model")
     with pytest.raises(UserError, match="could not be written.*No space left"):
-        monkeypatch.setattr(checkpoint, "save_file", failing(save_file, call, full))
+        monkeypatch.setattr("command.save_file", failing(save_file, call, full))
         sd.save(tmp_path / "other")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     assert difference(StableDiffusion.from_pretrained(tmp_path / "model"), sd) == 0
@@ -449,7 +449,7 @@ def test_a_save_that_fails_at_its_last_step_leaves_the_earlier_save_whole(sd, tm
     """Three renames write the weights, the fourth moves the old folder away, the fifth puts the new one there."""
     sd.save(tmp_path / "model")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "replace", failing(os.replace, 5, error))
+        patch.setattr(os, "replace", failing(os.replace, 5, error))
         with pytest.raises((UserError, KeyboardInterrupt)):
             sd.save(tmp_path / "model")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
@@ -458,18 +458,18 @@ def test_a_save_that_fails_at_its_last_step_leaves_the_earlier_save_whole(sd, tm
 
 def test_a_save_that_is_interrupted_leaves_no_partial_file(sd, tmp_path, monkeypatch):
     """Ctrl-C while an adapter is being written."""
-    monkeypatch.setattr(checkpoint, "save_file", failing(save_file, 1, KeyboardInterrupt()))
+    monkeypatch.setattr("command.save_file", failing(save_file, 1, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save_tensors({"a": torch.zeros(3)}, tmp_path / "lora.safetensors")
+        save_tensors({"a": torch.zeros(3)}, tmp_path / "lora.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_save_tensors_replaces_a_file_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    checkpoint.save_tensors({"a": torch.zeros(3)}, tmp_path / "deep" / "lora.safetensors")
+    save_tensors({"a": torch.zeros(3)}, tmp_path / "deep" / "lora.safetensors")
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(checkpoint, "save_file", failing(save_file, 1, full))
+    monkeypatch.setattr("command.save_file", failing(save_file, 1, full))
     with pytest.raises(UserError, match="lora.safetensors could not be written.*No space left"):
-        checkpoint.save_tensors({"a": torch.ones(3)}, tmp_path / "deep" / "lora.safetensors")
+        save_tensors({"a": torch.ones(3)}, tmp_path / "deep" / "lora.safetensors")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["lora.safetensors"]
     assert load_file(tmp_path / "deep" / "lora.safetensors")["a"].abs().max() == 0
 
@@ -478,5 +478,5 @@ def test_a_save_into_an_impossible_place_is_one_line(sd, tmp_path):
     (tmp_path / "file").write_text("no folder")
     for path in (tmp_path / "file" / "model", tmp_path / "file" / "a.safetensors"):
         with pytest.raises(UserError, match="could not be written"):
-            sd.save(path) if path.suffix == "" else checkpoint.save_tensors({"a": torch.zeros(3)}, path)
+            sd.save(path) if path.suffix == "" else save_tensors({"a": torch.zeros(3)}, path)
     assert (tmp_path / "file").read_text() == "no folder"

@@ -21,7 +21,6 @@ import safetensors.torch
 from conftest import ROOT, clean_environment
 
 import checkpoint
-import stable_diffusion
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 NEEDED = [
@@ -128,7 +127,7 @@ def hub():
 FORKS = """
 import json, os, sys, traceback
 import torch
-import checkpoint
+import command
 import stable_diffusion
 with torch.device("meta"):
     torch.nn.Embedding(1, 1)          # its start values make torch import its compiler, for a second; here, only once
@@ -160,8 +159,8 @@ def load():
     sd = stable_diffusion.StableDiffusion.from_pretrained({name!r}, revision={revision!r})
     parts = {{"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text}}
     tensors = {{f"{{p}} {{n}}": t for p, m in parts.items() for n, t in m.state_dict().items()}}
-    checkpoint.save_tensors(tensors, {out!r})
-stable_diffusion.run(load)
+    command.save_tensors(tensors, {out!r})
+command.run(load)
 """
 
 

@@ -13,7 +13,8 @@ def test_every_cell_of_the_source_runs(source, monkeypatch):
     """In the fast form: a few steps, nothing worth looking at, but every line executed."""
     monkeypatch.setenv("FAST", "1")
     book = jupytext.read(source)
-    NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": ROOT / "notebooks"}}).execute()
+    place = {"metadata": {"path": ROOT / "notebooks"}}
+    NotebookClient(book, timeout=300, kernel_name="python3", resources=place).execute()
     assert all(cell.outputs for cell in book.cells if cell.cell_type == "code")
 
 

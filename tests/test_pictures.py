@@ -3,10 +3,11 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from checkpoint import UserError
-from stable_diffusion import load_pictures, open_picture, to_images, to_tensor
+from command import UserError
+from pictures import load_pictures, open_picture, save_picture, sheet, square, stack, to_images, to_tensor
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -124,6 +125,16 @@ def test_a_picture_survives_the_way_to_a_tensor_and_back():
     assert np.abs(pixels(to_images(x[None])[0]) - pixels(image)).max() == 0
 
 
+def test_the_square_is_cut_from_the_middle_of_an_upright_photo():
+    """Or, with a generator, from anywhere."""
+    photo = Image.new("RGB", (300, 100), "white")
+    photo.paste("black", (100, 0, 200, 100))
+    assert square(photo, 50).size == (50, 50)
+    assert square(photo, 50).resize((1, 1)).getpixel((0, 0))[0] < 10
+    crops = {square(photo, 50, torch.Generator().manual_seed(i)).tobytes() for i in range(8)}
+    assert len(crops) > 1
+
+
 # === what is no picture ===============================================================================================
 
 def test_a_file_that_is_no_picture_is_named_and_the_others_load(tmp_path, capsys):
@@ -210,3 +221,33 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     for name in ("nowhere", "file"):
         with pytest.raises(UserError, match=f"{name} is no folder"):
             load_pictures(tmp_path / name)
+
+
+# === many on one sheet, and to a file =================================================================================
+
+def test_on_a_sheet_every_picture_has_its_place_and_half_a_cell_stays_free_for_none():
+    """Small pictures are doubled: here a cell is 16 pixels, and the gaps are 2."""
+    red, blue, green = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE, GREEN)]
+    paper = sheet([("", [red, None, blue]), ("", [green])])
+    assert paper.size == (2 + 16 + 2 + 8 + 16 + 2, 2 + 16 + 2 + 16 + 2)
+    places = {(10, 10): RED, (24, 10): WHITE, (36, 10): BLUE, (10, 28): GREEN, (36, 28): WHITE}
+    assert {place: paper.getpixel(place) for place in places} == places
+    assert sheet([("a line of text", [red])]).height > sheet([("", [red])]).height
+
+
+def test_stacked_pictures_stand_one_below_another():
+    paper = stack([Image.new("RGB", (2, 3), RED), Image.new("RGB", (5, 1), BLUE)])
+    assert paper.size == (5, 4)
+    assert [paper.getpixel(place) for place in ((1, 2), (4, 2), (4, 3))] == [RED, WHITE, BLUE]
+
+
+def test_a_picture_that_cannot_be_saved_leaves_the_earlier_one_whole(tmp_path):
+    class Unlucky:
+        def save(self, path):
+            path.write_bytes(bytes_of("PNG")[:500])
+            raise OSError("No space left on device")
+
+    save_picture(Image.new("RGB", (2, 2), RED), tmp_path / "a.png")
+    with pytest.raises(OSError, match="No space left"):
+        save_picture(Unlucky(), tmp_path / "a.png")
+    assert open_picture(tmp_path / "a.png").getpixel((0, 0)) == RED

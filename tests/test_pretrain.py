@@ -1,4 +1,5 @@
-"""Pretraining in miniature: every stage runs, a killed run ends in the same bits, and the result is a model like any other."""
+"""Pretraining in miniature: every stage runs, a killed run ends in the same bits, and the result is a model like any
+other."""
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from conftest import same, weights
 
-from checkpoint import UserError, save_state
+from command import UserError, write_state
 from stable_diffusion import TINY, StableDiffusion
 from tiny_world import pretrain, world
 from tiny_world.pretrain import Config, Muon
@@ -15,37 +16,39 @@ from tiny_world.world import IDENTIFIERS, caption
 
 @pytest.fixture
 def cfg(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "grid", lambda sd, path: None)  # 48 pictures of noise: not worth a minute
-    return Config(out=str(tmp_path / "model"), work=str(tmp_path / "work"), pictures=24, vae_steps=3, vae_batch=2, steps=3, batch=4,
-                  warmup=1, save_minutes=0)
+    """Without what looks at the model on the way: thousands of drawings, and pictures of noise."""
+    monkeypatch.setattr(pretrain, "Figures", lambda vae: None)
+    monkeypatch.setattr(pretrain, "look", lambda cfg, sd, *more: sd.save(cfg.out, half=True))
+    return Config(out=str(tmp_path / "model"), work=str(tmp_path / "work"), pictures=24, vae_steps=3, vae_batch=2,
+                  steps=3, batch=4, warmup=1, save_minutes=0, align_steps=2)
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(name, step):
+    """write_state, and then the end."""
+    def write(path, *state, **numbers):
+        write_state(path, *state, **numbers)
+        if (path.name, numbers["step"]) == (name, step):
+            raise Killed
+    return write
 
 
 def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path, monkeypatch):
-    """Killed in the second step of the VAE, whose first was saved, and again in the diffusion stage after the second was."""
+    """Killed when the first step of the VAE was saved, and again in the diffusion stage after the second, the last in
+    which the middle of the UNet is asked what the judge sees."""
     pretrain.main(cfg)
     whole = weights(StableDiffusion.from_pretrained(cfg.out))
     other = replace(cfg, out=str(tmp_path / "model2"), work=str(tmp_path / "work2"))
-
-    class Killed(Exception):
-        pass
-
-    def kill(sd, path):
-        if path.name == "samples_000002.png":
-            raise Killed
-
-    def kill_vae(path, *args, **progress):
-        if path.name == "vae.safetensors" and progress["step"] == 2:
-            raise Killed
-        save_state(path, *args, **progress)
-
-    monkeypatch.setattr(pretrain, "save_state", kill_vae)
+    monkeypatch.setattr(pretrain, "write_state", killed_after("vae.safetensors", 1))
     with pytest.raises(Killed):
         pretrain.main(other)
-    monkeypatch.setattr(pretrain, "save_state", save_state)
-    monkeypatch.setattr(pretrain, "grid", kill)
+    monkeypatch.setattr(pretrain, "write_state", killed_after("diffusion.safetensors", 2))
     with pytest.raises(Killed):
         pretrain.main(replace(other, resume=True))
-    monkeypatch.setattr(pretrain, "grid", lambda sd, path: None)
+    monkeypatch.setattr(pretrain, "write_state", write_state)
     pretrain.main(replace(other, resume=True))
     assert same(whole, weights(StableDiffusion.from_pretrained(other.out)))
     with pytest.raises(UserError, match="go on with --resume"):
@@ -54,8 +57,26 @@ def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path, monkeypatch):
         pretrain.main(replace(other, resume=True, lr=1.0))
 
 
-@pytest.mark.parametrize("change, message", [(dict(pictures=0), "--pictures 0"), (dict(warmup=0), "--warmup 0"), (dict(decay=0.0), "--decay 0"),
-                                             (dict(examine=True, out="nowhere"), "nowhere")])
+def test_the_tokenizer_and_the_autoencoder_of_a_model_are_taken_as_they_are(cfg, tmp_path):
+    """With --vae: none is trained, the text encoder has as many words, and latents are scaled as that model's."""
+    pretrain.main(replace(cfg, vae=TINY, steps=1, align=0.0))
+    made, given = StableDiffusion.from_pretrained(cfg.out), StableDiffusion.from_pretrained(TINY)
+    assert made.tokenizer.vocab == given.tokenizer.vocab and made.vae.config == given.vae.config
+    kept = {name: tensor.half().float() for name, tensor in given.vae.state_dict().items()}
+    assert same(made.vae.state_dict(), kept) and not (tmp_path / "work" / "vae.safetensors").exists()
+
+
+def test_most_steps_are_at_the_noise_levels_in_the_middle_and_none_is_left_out():
+    """A tenth of them evenly; of the rest as many below the middle as above."""
+    share = torch.diff(pretrain.how_often(1000), prepend=torch.zeros(1))
+    assert share.sum() == pytest.approx(1, abs=1e-5) and share.min() > 0.99e-4
+    assert torch.allclose(share, share.flip(0), atol=1e-6)
+    assert share[400:600].sum() > 2 * (share[:100].sum() + share[900:].sum())
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(pictures=0), "--pictures 0"), (dict(warmup=0), "--warmup 0"), (dict(decay=0.0), "--decay 0"),
+    (dict(examine=True, out="nowhere"), "nowhere")])
 def test_what_cannot_work_is_said_in_one_line(cfg, change, message):
     with pytest.raises(UserError, match=message):
         pretrain.main(replace(cfg, **change))
@@ -72,7 +93,7 @@ def test_pictures_of_other_scenes_are_drawn_again(cfg, tmp_path):
 def test_no_held_out_individual_and_no_identifier_is_ever_trained_on(monkeypatch):
     """Whoever is a shipped subject or an examination's question must be new to the model, and so must `sks`."""
     seeds, original = [], world.random_identity
-    monkeypatch.setattr(world, "HELD_OUT", 2 ** 31 - 5)  # nearly all are held out: what is drawn from all would be found
+    monkeypatch.setattr(world, "HELD_OUT", 2 ** 31 - 5)  # nearly all: what is drawn from all would be found
     monkeypatch.setattr(world, "random_identity", lambda seed, cls: seeds.append(seed) or original(seed, cls))
     for i in range(300):
         assert not set(caption(pretrain.scene(Config(), i), np.random.default_rng(i)).split()) & set(IDENTIFIERS)
@@ -94,7 +115,8 @@ def test_words_that_no_caption_had_say_as_little_as_a_filler():
 
 
 def test_muon_steps_along_the_nearest_orthogonal_matrix():
-    """Its first step is U V^T of the gradient's singular value decomposition, times a length; its singular values are near one."""
+    """Its first step is U V^T of the gradient's singular value decomposition, times a length; its singular values are
+    near one."""
     torch.manual_seed(0)
     p = torch.nn.Parameter(torch.zeros(6, 4, 3, 3))
     p.grad = torch.randn(6, 4, 3, 3)

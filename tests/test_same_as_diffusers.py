@@ -1,6 +1,8 @@
-"""The chapters' networks are those of diffusers and transformers: same numbers out, same gradients, same names and counts.
+"""The chapters' networks are those of diffusers and transformers: same numbers out, same gradients, same names and
+counts.
 
-The reference is built by its own library with random weights and saved by its own save_pretrained; ours loads that folder."""
+The reference is built by its own library with random weights and saved by its own save_pretrained; ours loads that
+folder."""
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -25,7 +27,8 @@ UNETS = {
                         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")),
 }
 TEXTS = {
-    "sd15": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, hidden_act="quick_gelu"),
+    "sd15": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+                 hidden_act="quick_gelu"),
     "sd21": dict(hidden_size=48, intermediate_size=96, num_hidden_layers=5, num_attention_heads=3, hidden_act="gelu"),
 }
 
@@ -41,8 +44,8 @@ def relative(a, b):
 
 
 def close_with_gradients(ours, reference, run_ours, run_reference, inputs):
-    """Outputs and the gradients of all inputs and parameters agree: in fp32 to 1e-5 of the largest entry, and each tensor by
-    itself to 1e-9 in fp64, where rounding cannot hide or fake a difference."""
+    """Outputs and the gradients of all inputs and parameters agree: in fp32 to 1e-5 of the largest entry, and each
+    tensor by itself to 1e-9 in fp64, where rounding cannot hide or fake a difference."""
     mine, names = dict(ours.named_parameters()), dict(reference.named_parameters())
     match = {n: n if n in mine else "text_model." + n for n in names}
     assert set(match.values()) == mine.keys()
@@ -74,7 +77,8 @@ def test_unet_and_its_gradients_are_those_of_diffusers(kind, size, tmp_path):
     x = torch.randn(3, 4, *size)
     words = torch.randn(3, 7, 24)
     t = torch.tensor([0, 400, 999])
-    close_with_gradients(ours, reference, lambda x, w: ours(x, t, w), lambda x, w: reference(x, t, w).sample, [x, words])
+    close_with_gradients(ours, reference, lambda x, w: ours(x, t, w), lambda x, w: reference(x, t, w).sample,
+                         [x, words])
 
 
 @pytest.mark.parametrize("old_names", [False, True])
@@ -85,7 +89,8 @@ def test_vae_and_its_gradients_are_those_of_diffusers(old_names, tmp_path):
                               down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
     reference.save_pretrained(tmp_path)
     if old_names:
-        file, old = tmp_path / "diffusion_pytorch_model.safetensors", {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+        file = tmp_path / "diffusion_pytorch_model.safetensors"
+        old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
         tensors = load_file(file)
         for new, name in old.items():
             tensors = {n.replace(new, name): t for n, t in tensors.items()}
@@ -110,7 +115,8 @@ def test_vae_and_its_gradients_are_those_of_diffusers(old_names, tmp_path):
 def test_text_encoder_and_its_gradients_are_those_of_transformers(kind, style, tmp_path):
     """With and without the prefix text_model., and with the buffer of positions that old files carry."""
     torch.manual_seed(0)
-    reference = CLIPTextModel(ReferenceTextConfig(vocab_size=100, max_position_embeddings=13, eos_token_id=99, **TEXTS[kind]))
+    reference = CLIPTextModel(ReferenceTextConfig(vocab_size=100, max_position_embeddings=13, eos_token_id=99,
+                                                  **TEXTS[kind]))
     reference.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = {n.removeprefix("text_model."): t for n, t in load_file(file).items()}
@@ -152,14 +158,13 @@ def test_checkpointing_changes_memory_and_not_gradients():
 
 SD21 = dict(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True)
 BK = dict(layers_per_block=1, mid_block_type=None, cross_attention_dim=768)
+BK_TINY = UNETS["bk_tiny"] | dict(block_out_channels=(320, 640, 1280), norm_num_groups=32, cross_attention_dim=768,
+                                  sample_size=64)
 FULL = {  # ours, the reference, parameters
     "sd15 unet": (lambda: UNet(), lambda: UNet2DConditionModel(cross_attention_dim=768), 859_520_964),
     "sd21 unet": (lambda: UNet(UNetConfig(**SD21)), lambda: UNet2DConditionModel(**SD21), 865_910_724),
     "bk small unet": (lambda: UNet(UNetConfig(**BK)), lambda: UNet2DConditionModel(**BK), 482_346_884),
-    "bk tiny unet": (lambda: UNet(UNetConfig(**BK | UNETS["bk_tiny"] | dict(block_out_channels=(320, 640, 1280), norm_num_groups=32,
-                                                                      cross_attention_dim=768, sample_size=64))),
-                     lambda: UNet2DConditionModel(**UNETS["bk_tiny"] | dict(block_out_channels=(320, 640, 1280), norm_num_groups=32,
-                                                                            cross_attention_dim=768, sample_size=64)), 323_384_964),
+    "bk tiny unet": (lambda: UNet(UNetConfig(**BK_TINY)), lambda: UNet2DConditionModel(**BK_TINY), 323_384_964),
     "vae": (lambda: VAE(), lambda: AutoencoderKL(
         block_out_channels=(128, 256, 512, 512), layers_per_block=2, down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4), 83_653_863),
@@ -167,8 +172,9 @@ FULL = {  # ours, the reference, parameters
         hidden_size=768, intermediate_size=3072, num_attention_heads=12)), 123_060_480),
     "sd21 text": (lambda: CLIPText(CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23,
                                                   num_attention_heads=16, hidden_act="gelu")),
-                  lambda: CLIPTextModel(ReferenceTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23,
-                                                            num_attention_heads=16, hidden_act="gelu")), 340_387_840),
+                  lambda: CLIPTextModel(ReferenceTextConfig(
+                      hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16,
+                      hidden_act="gelu")), 340_387_840),
 }
 
 
@@ -178,6 +184,9 @@ def test_names_shapes_and_counts_at_full_size(name):
     ours, reference, count = FULL[name]
     with torch.device("meta"):
         a, b = ours().state_dict(), reference().state_dict()
-    shapes = lambda state: {n.removeprefix("text_model."): tuple(t.shape) for n, t in state.items() if "position_ids" not in n}
+
+    def shapes(state):
+        return {name.removeprefix("text_model."): tuple(tensor.shape) for name, tensor in state.items()
+                if "position_ids" not in name}
     assert shapes(a) == shapes(b)
     assert sum(t.numel() for t in a.values()) == count

@@ -1,9 +1,12 @@
-"""From the same folder, prompt, seed, steps, guidance and sampler: the picture that diffusers gives, to one grey level."""
+"""From the same folder, prompt, seed, steps, guidance and sampler: the picture that diffusers gives, to one grey
+level."""
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from PIL import Image
 
+from pictures import to_tensor
 from stable_diffusion import StableDiffusion
 
 REFERENCE = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler}
@@ -14,22 +17,25 @@ def levels(ours, reference):
     return max(np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in zip(ours, reference, strict=True))
 
 
-def draw_both(folder, sampler, steps=6, guidance=7.5, negative="", images=1, size=None, prompt="a photo of a red teapot"):
+def draw_both(folder, sampler, steps=6, guidance=7.5, negative="", images=1, size=None,
+              prompt="a photo of a red teapot"):
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = REFERENCE[sampler].from_config(pipe.scheduler.config)
     how = {} if size is None else {"height": size[0], "width": size[1]}
-    reference = pipe(prompt, negative_prompt=negative, num_inference_steps=steps, guidance_scale=guidance, num_images_per_prompt=images,
-                     generator=torch.Generator().manual_seed(3), **how).images
-    ours = StableDiffusion.from_pretrained(str(folder)).sample(prompt, steps=steps, guidance=guidance, negative=negative,
-                                                               images=images, sampler=sampler, seed=3, size=size)
+    reference = pipe(prompt, negative_prompt=negative, num_inference_steps=steps, guidance_scale=guidance,
+                     num_images_per_prompt=images, generator=torch.Generator().manual_seed(3), **how).images
+    sd = StableDiffusion.from_pretrained(str(folder))
+    ours = sd.sample(prompt, steps=steps, guidance=guidance, negative=negative, images=images, sampler=sampler,
+                     seed=3, size=size)
     assert len({picture.tobytes() for picture in ours}) == images  # different pictures, none of them flat
     assert all(np.asarray(picture).std() > 3 for picture in ours)
     return ours, reference
 
 
 @pytest.mark.parametrize("sampler", REFERENCE)
-@pytest.mark.parametrize("how", [dict(guidance=1.0), dict(guidance=7.5), dict(guidance=7.5, negative="blurry"), dict(images=3)], ids=str)
+@pytest.mark.parametrize("how", [dict(guidance=1.0), dict(guidance=7.5), dict(guidance=7.5, negative="blurry"),
+                                 dict(images=3)], ids=str)
 def test_sd15(sd15_folder, sampler, how):
     assert levels(*draw_both(sd15_folder, sampler, **how)) <= 1
 
@@ -63,15 +69,20 @@ def test_what_we_save_diffusers_opens_and_draws_the_same(folder, request, tmp_pa
 def test_a_batch_of_prompts_gives_each_the_picture_it_gets_alone(sd15_folder):
     sd = StableDiffusion.from_pretrained(str(sd15_folder))
     together = sd.sample(["a cat", "a dog"], images=2, steps=4, sampler="ddpm", seed=5)
-    alone = sd.sample("a cat", images=2, steps=4, sampler="ddpm", seed=5) + sd.sample("a dog", images=2, steps=4, sampler="ddpm", seed=5)
-    assert levels(together, alone) <= 1
+    cats, dogs = [sd.sample(prompt, images=2, steps=4, sampler="ddpm", seed=5) for prompt in ("a cat", "a dog")]
+    assert levels(together, cats + dogs) <= 1
 
 
 def test_an_encoded_picture_is_that_of_diffusers(sd15_folder):
-    pipe, sd = StableDiffusionPipeline.from_pretrained(sd15_folder), StableDiffusion.from_pretrained(str(sd15_folder))
-    x = torch.rand(1, 3, 64, 96) * 2 - 1
+    """The Gaussian's mean and deviation, and a draw from it, scaled."""
+    pipe = StableDiffusionPipeline.from_pretrained(sd15_folder)
+    sd = StableDiffusion.from_pretrained(str(sd15_folder))
+    pictures = [Image.effect_noise((96, 64), 60).convert("RGB") for _ in range(2)]
+    mean, std = sd.encode(pictures)
+    z = sd.draw_latents(mean, std, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        z = sd.encode(x, torch.Generator().manual_seed(0))
-        q = pipe.vae.encode(x).latent_dist
-        reference = (q.mean + q.std * torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(0))) * 0.18215
-    assert (z - reference).abs().max() < 1e-5
+        q = pipe.vae.encode(torch.stack([to_tensor(picture) for picture in pictures])).latent_dist
+        eps = torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(0))
+        reference = (q.mean + q.std * eps) * 0.18215
+    assert (mean - q.mean).abs().max() < 1e-5 and (std - q.std).abs().max() < 1e-5
+    assert (z - reference).abs().max() < 1e-5 and z.shape == (2, 4, 8, 12)

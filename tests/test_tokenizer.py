@@ -8,10 +8,14 @@ from transformers import CLIPTokenizer
 
 from clip_text import END, START, Tokenizer
 
-HARD = ["", "   ", "a photo of a cat", "HELLO World", "don't they'd we've I'M it's o'clock", "''' 's's 'sks'", "résumé café naïve Å",
-        "e\u0301 \u0301x", "²½Ⅷ x²y 12 3.5% ٣ 一二三", "日本語 テスト 中文 한국어 ไทย العربية עברית", "😀👍🏽👨‍👩‍👧 emoji", "ﬁ ligature ǅ ß İstanbul",
-        "Σίσυφος ΣΑΣ", "<b>html</b> &amp; &#39; <br/>", "a\x00b\x1cc\x1fd\x85e\x7f", "\u200b zero\u200dwidth\ufeff", "a_b__c --- ...!!!",
-        "tab\tnew\nline\r\n", "word " * 1000, "supercalifragilisticexpialidocious" * 20, f"{END} hi {START}", f"a {END.upper()} b"]
+HARD = ["", "   ", "a photo of a cat", "HELLO World", "don't they'd we've I'M it's o'clock", "''' 's's 'sks'",
+        "résumé café naïve Å",
+        "e\u0301 \u0301x", "²½Ⅷ x²y 12 3.5% ٣ 一二三", "日本語 テスト 中文 한국어 ไทย العربية עברית",
+        "😀👍🏽👨‍👩‍👧 emoji", "ﬁ ligature ǅ ß İstanbul",
+        "Σίσυφος ΣΑΣ", "<b>html</b> &amp; &#39; <br/>",
+        "a\x00b\x1cc\x1fd\x85e\x7f", "\u200b zero\u200dwidth\ufeff", "a_b__c --- ...!!!",
+        "tab\tnew\nline\r\n", "word " * 1000, "supercalifragilisticexpialidocious" * 20,
+        f"{END} hi {START}", f"a {END.upper()} b"]
 
 
 @pytest.fixture(scope="module", params=[END, "!"], ids=["SD 1", "SD 2"])
@@ -54,7 +58,8 @@ def test_added_tokens_are_found_wherever_they_stand(both):
     for token in ("<cat-toy>", "<other>", "sksx"):
         added.add(token)
     reference.add_tokens(["<cat-toy>", "<other>", "sksx"])
-    for text in ("a <cat-toy> on the beach", "A <CAT-TOY>!", "two<cat-toy><cat-toy>s", "<other>_1 <cat-toy>_2", "sksx sksxy", "<cat toy>"):
+    for text in ("a <cat-toy> on the beach", "A <CAT-TOY>!", "two<cat-toy><cat-toy>s", "<other>_1 <cat-toy>_2",
+                 "sksx sksxy", "<cat toy>"):
         assert added.encode(text) == reference(text)["input_ids"][1:-1], text
 
 
@@ -80,5 +85,6 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, both):
     tokenizer.add("<it>")
     tokenizer.save(tmp_path)
     again = Tokenizer.load(tmp_path)
-    assert (again.vocab, again.merges, again.length, again.pad, again.added) == (tokenizer.vocab, tokenizer.merges, 32, ours.pad, ["<it>"])
+    assert (again.vocab, again.merges) == (tokenizer.vocab, tokenizer.merges)
+    assert (again.length, again.pad, again.added) == (32, ours.pad, ["<it>"])
     assert again("a <it> in the snow! ").tolist() == tokenizer("a <it> in the snow! ").tolist()

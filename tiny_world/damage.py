@@ -1,9 +1,11 @@
-"""Broken figures on purpose: drawings whose figure is known to be wrong, so that a network can learn to see it.
+"""Broken figures on purpose: drawings whose figure is known to be wrong, so that a network can
+learn to see it.
 
-    python -m tiny_world.damage --out damage.png      a sheet: each kind of damage, on figures of all classes
+    python -m tiny_world.damage --out damage.png      a sheet: each kind of damage, in all classes
 
-A base model that is not good yet draws a teapot without its spout, a face with one eye, a clock that is a heap, and a judge
-that only ever saw whole figures calls them a teapot, a face and a clock. Here the drawing code itself does such things:
+A base model that is not good yet draws a teapot without its spout, a face with one eye, a clock
+that is a heap, and a judge that only ever saw whole figures calls them a teapot, a face and a
+clock. Here the drawing code itself does such things:
 
     left out    a large part, or an eye, is not drawn
     moved       parts, or an eye, are drawn where they do not belong
@@ -11,7 +13,8 @@ that only ever saw whole figures calls them a teapot, a face and a clock. Here t
     warped      the figure is bent, as in a bad mirror
     blended     two individuals of the class in one figure, through one another or half and half
     eaten       pieces of the figure are missing
-    swirled     the figure is stirred at one point      (only for the examination: no network is trained on it)
+    swirled     the figure is stirred at one point; only for the examination: no network is
+                trained on it
 
 Each is checked on the finished picture: damage that can hardly be seen is done again.
 """
@@ -21,7 +24,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from tiny_world import sheet
+from pictures import sheet
 from tiny_world.draw import compose, draw
 from tiny_world.figures import figure
 from tiny_world.pen import Pen, S
@@ -29,33 +32,7 @@ from tiny_world.world import CLASSES, Scene, random_identity
 
 KINDS = ("left out", "moved", "doubled", "warped", "blended", "eaten")
 UNSEEN = "swirled"
-
-
-class CarelessPen(Pen):
-    """A Pen that does to the parts numbered in `places` what is said there: it draws them at each of the given shifts, (0, 0) for
-    where they belong, and not at all if there is none. A part is a call of `body` or `rope`, or one eye."""
-
-    def __init__(self, scene, places=()):
-        super().__init__(scene)
-        self.places, self.parts = dict(places), []  # parts: how large each is, and whether every individual has it
-
-    def shifts(self, area, needed=True):
-        self.parts.append((area, needed))
-        return self.places.get(len(self.parts) - 1, [(0.0, 0.0)])
-
-    def body(self, *shapes, colour=None, **how):
-        shapes = [np.asarray(shape, float) for shape in shapes]
-        for shift in self.shifts(sum(map(area, shapes)), colour is None):  # what has a colour of its own, a collar say, may be absent
-            super().body(*[shape + shift for shape in shapes], colour=colour, **how)
-
-    def rope(self, points, *how, **more):
-        for shift in self.shifts(0.0):  # too thin to be missed
-            super().rope(np.asarray(points, float) + shift, *how, **more)
-
-    def eyes(self, places, r, *how, **more):
-        for place in places:
-            for shift in self.shifts(area_of_eye(r)):
-                super().eyes([np.asarray(place) + shift], r, *how, **more)
+MAY_LACK = {"bowl": 0.3, "vase": 0.3}  # smaller parts, a rim or handles, not every individual has
 
 
 def area(polygon):
@@ -69,56 +46,107 @@ def area_of_eye(r):
     return 10 * np.pi * r * r
 
 
+class CarelessPen(Pen):
+    """A Pen that does to the parts numbered in `places` what is said there: it draws them at each
+    of the given shifts, (0, 0) for where they belong, and not at all if there is none. A part is a
+    call of `body` or `rope`, or one eye."""
+
+    def __init__(self, scene, places=()):
+        super().__init__(scene)
+        self.places = dict(places)
+        self.parts = []  # how large each is, and whether every individual has it
+
+    def next_shifts(self, size, needed=True):
+        self.parts.append((size, needed))
+        return self.places.get(len(self.parts) - 1, [(0.0, 0.0)])
+
+    def body(self, *shapes, colour=None, **how):
+        shapes = [np.asarray(shape, float) for shape in shapes]
+        needed = colour is None  # what has a colour of its own, a collar say, may be absent
+        for shift in self.next_shifts(sum(map(area, shapes)), needed):
+            super().body(*[shape + shift for shape in shapes], colour=colour, **how)
+
+    def rope(self, points, *how, **more):
+        for shift in self.next_shifts(0.0):  # too thin to be missed
+            super().rope(np.asarray(points, float) + shift, *how, **more)
+
+    def eyes(self, places, r, *how, **more):
+        for place in places:
+            for shift in self.next_shifts(area_of_eye(r)):
+                super().eyes([np.asarray(place) + shift], r, *how, **more)
+
+
 def somewhere(rng, near, far):
     """A shift in any direction, `near` to `far` long, in local units."""
     angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(near, far)
     return length * np.cos(angle), length * np.sin(angle)
 
 
+def choose_shifts(kind, rng):
+    """Where a part is drawn that is left out, moved or doubled."""
+    if kind == "left out":
+        return []
+    elsewhere = somewhere(rng, 0.3, 0.7)
+    return [elsewhere] if kind == "moved" else [(0.0, 0.0), elsewhere]
+
+
 def careless(scene, kind, rng):
     """The figure with parts left out, moved or doubled."""
     whole = CarelessPen(scene)
     figure(scene, whole)
-    large = [i for i, (size, needed) in enumerate(whole.parts) if size > 0.1 and (needed or kind != "left out")]
+    large = []
+    for i, (size, needed) in enumerate(whole.parts):
+        must_be = needed and size > MAY_LACK.get(scene.identity.cls, 0.0)
+        if size > 0.1 and (must_be or kind != "left out"):
+            large.append(i)
     chosen = rng.permutation(large)[:1 + rng.integers(2)]
-    fate = {"left out": lambda: [], "moved": lambda: [somewhere(rng, 0.3, 0.7)],
-            "doubled": lambda: [(0.0, 0.0), somewhere(rng, 0.3, 0.7)]}[kind]
-    return figure(scene, CarelessPen(scene, {int(i): fate() for i in chosen}))
+    places = {int(i): choose_shifts(kind, rng) for i in chosen}
+    return figure(scene, CarelessPen(scene, places))
 
 
-def clouds(rng, n, cells):
-    """Soft hills, n layers (n, S, S): random numbers at cells x cells points, smooth between them."""
-    coarse = rng.standard_normal((n, cells, cells)).astype(np.float32)
-    return np.stack([np.asarray(Image.fromarray(layer).resize((S, S), Image.BICUBIC)) for layer in coarse])
+def soft_hills(rng, n, cells):
+    """Soft hills, n layers (n, S, S): random numbers at cells x cells points, smooth between
+    them."""
+    layers = []
+    for coarse in rng.standard_normal((n, cells, cells)).astype(np.float32):
+        layers.append(np.asarray(Image.fromarray(coarse).resize((S, S), Image.BICUBIC)))
+    return np.stack(layers)
 
 
 def pulled(layer, dx, dy):
     """Each pixel taken from (dx, dy) further on."""
     y, x = np.mgrid[:S, :S]
-    y, x = (y + dy).round().astype(int).clip(0, S - 1), (x + dx).round().astype(int).clip(0, S - 1)
+    y = (y + dy).round().astype(int).clip(0, S - 1)
+    x = (x + dx).round().astype(int).clip(0, S - 1)
     return Image.fromarray(np.asarray(layer)[y, x])
 
 
 def warped(layer, rng):
-    dx, dy = clouds(rng, 2, rng.integers(5, 10)) * rng.uniform(6, 13)
+    dx, dy = soft_hills(rng, 2, rng.integers(5, 10)) * rng.uniform(6, 13)
     return pulled(layer, dx, dy)
 
 
 def swirled(layer, rng):
+    """Turned round a point somewhere in its middle, and less further away from it."""
     x0, y0, x1, y1 = layer.getchannel("A").getbbox()
     u, v = rng.uniform(0.3, 0.7, 2)
     y, x = np.mgrid[:S, :S]
     x, y = x - (x0 + u * (x1 - x0)), y - (y0 + v * (y1 - y0))
-    angle = rng.choice((-1, 1)) * rng.uniform(1.5, 3) * np.clip(1 - np.hypot(x, y) / rng.uniform(45, 75), 0, 1)
-    return pulled(layer, x * np.cos(angle) - y * np.sin(angle) - x, x * np.sin(angle) + y * np.cos(angle) - y)
+    most = rng.choice((-1, 1)) * rng.uniform(1.5, 3)
+    angle = most * np.clip(1 - np.hypot(x, y) / rng.uniform(45, 75), 0, 1)
+    dx = x * np.cos(angle) - y * np.sin(angle) - x
+    dy = x * np.sin(angle) + y * np.cos(angle) - y
+    return pulled(layer, dx, dy)
 
 
 def eaten(layer, rng):
     """Soft holes where the hills are highest; through them the scenery is seen."""
-    hills, alpha = clouds(rng, 1, rng.integers(5, 9))[0], np.asarray(layer.getchannel("A"), np.float32)
-    level = np.quantile(hills[alpha > 128], rng.uniform(0.7, 0.85))
+    [height] = soft_hills(rng, 1, rng.integers(5, 9))
+    alpha = np.asarray(layer.getchannel("A"), np.float32)
+    level = np.quantile(height[alpha > 128], rng.uniform(0.7, 0.85))
+    left = alpha * np.clip(1 - 3 * (height - level), 0, 1)
     layer = layer.copy()
-    layer.putalpha(Image.fromarray((alpha * np.clip(1 - 3 * (hills - level), 0, 1)).astype(np.uint8)))
+    layer.putalpha(Image.fromarray(left.astype(np.uint8)))
     return layer
 
 
@@ -127,8 +155,9 @@ def blended(layer, other, rng):
     if rng.random() < 0.5:
         share = Image.new("L", (S, S), int(255 * rng.uniform(0.35, 0.65)))
     else:
-        hills = clouds(rng, 1, 4)[0]
-        share = Image.fromarray((255 * np.clip(0.5 + 2 * (hills - np.median(hills)), 0, 1)).astype(np.uint8))
+        [height] = soft_hills(rng, 1, 4)
+        share = 255 * np.clip(0.5 + 2 * (height - np.median(height)), 0, 1)
+        share = Image.fromarray(share.astype(np.uint8))
     return Image.composite(layer, other, share)
 
 
@@ -139,9 +168,10 @@ def visible(picture, whole):
 
 
 def damaged(scene, kind, seed, others=0):
-    """The picture of a scene whose figure has that kind of damage; the same arguments always give the same one. `others`: from which
-    number on individuals are blended in."""
-    rng, layer = np.random.default_rng(seed), figure(scene)
+    """The picture of a scene whose figure has that kind of damage; the same arguments always give
+    the same one. `others`: from which number on individuals are blended in."""
+    rng = np.random.default_rng(seed)
+    layer = figure(scene)
     whole = compose(scene, layer)
     while True:
         if kind in ("left out", "moved", "doubled"):
@@ -158,15 +188,18 @@ def damaged(scene, kind, seed, others=0):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", default="damage.png")
     a = p.parse_args()
     rows = []
     for cls in CLASSES:
         scenes = [Scene(random_identity(i, cls)) for i in range(2)]
-        rows.append(("", [draw(one) for one in scenes] + [None] +
-                     [damaged(one, kind, i) for kind in (*KINDS, UNSEEN) for i, one in enumerate(scenes)]))
-    rows[0] = (f"whole, then {', '.join((*KINDS, UNSEEN))}", rows[0][1])
+        broken = []
+        for kind in (*KINDS, UNSEEN):
+            broken += [damaged(scene, kind, i) for i, scene in enumerate(scenes)]
+        title = "" if rows else f"whole, then {', '.join((*KINDS, UNSEEN))}"
+        rows.append((title, [*map(draw, scenes), None, *broken]))
     sheet(rows, 64).save(a.out)
     print(a.out)
 

@@ -1,12 +1,13 @@
 """From a scene to pixels: scenery, shadow, figure, style, light.
 
-The picture is composed at three times its size and then reduced, so that edges are smooth. `python -m tiny_world.draw`
-shows what there is as a grid of pictures:
+The picture is composed at three times its size and then reduced, so that edges are smooth. The
+command shows what there is as a grid of pictures:
 
     python -m tiny_world.draw                      # an overview: every class, twelve individuals
     python -m tiny_world.draw --class cat          # many individuals of one class
     python -m tiny_world.draw --identity cat:7     # one individual in every context
-    python -m tiny_world.draw --accessories        # also --styles, --cubes, --finishes, --patterns, --poses, --random
+    python -m tiny_world.draw --accessories        # also --styles, --cubes, --finishes, --patterns,
+                                                   # --poses, --random
 """
 import argparse
 import multiprocessing
@@ -19,10 +20,11 @@ from PIL import Image
 from tiny_world.figures import figure
 from tiny_world.scenery import scenery
 from tiny_world.styles import stylise
-from tiny_world.world import (ACCESSORIES, CLASSES, CONTEXTS, FINISHES, LIVE, PATTERNS, RARE_PATTERNS, STYLES, Pose,
-                              Scene, random_identity, random_pose, random_scene)
+from tiny_world.world import (ACCESSORIES, CLASSES, CONTEXTS, FINISHES, LIVE, PATTERNS, RARE_PATTERNS,
+                              STYLES, Scene, random_identity, random_pose, random_scene)
 
-# One soft round shadow for everything, squeezed into place: a blur per picture would cost more than the figure.
+# One soft round shadow for everything, squeezed into place: a blur per picture would cost more than
+# the figure.
 FAR = np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]).clip(0, 1)
 SHADOW = Image.fromarray((150 * (1.15 - FAR) ** 0.8 * np.clip(3 - 3 * FAR, 0, 1)).astype(np.uint8))
 
@@ -59,7 +61,8 @@ def grid(rows, zoom):
     """Rows of scenes as one picture."""
     sheet = Image.new("RGB", (max(map(len, rows)) * 66 + 2, len(rows) * 66 + 2), (20, 20, 20))
     for j, row in enumerate(rows):
-        for i, scene in enumerate(row): sheet.paste(draw(scene), (2 + 66 * i, 2 + 66 * j))
+        for i, scene in enumerate(row):
+            sheet.paste(draw(scene), (2 + 66 * i, 2 + 66 * j))
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.NEAREST)
 
 
@@ -69,37 +72,62 @@ def individual(text):
     return random_identity(int(seed), cls)
 
 
+def row_of_class(a, cls, rng):
+    """What the options that are about every class show of one."""
+    def scene(i, **more):
+        return Scene(random_identity(a.first + i, cls), a.context, **more)
+
+    if a.accessories:
+        return [scene(i, accessory=accessory, pose=random_pose(rng))
+                for i in range(2) for accessory in ("", *ACCESSORIES)]
+    if a.cubes:
+        upright = [scene(i, cube=True) for i in range(6)]
+        return upright + [scene(i, cube=True, pose=random_pose(rng)) for i in range(6, 10)]
+    if a.finishes:
+        return [scene(i, finish=finish) for i in range(4) for finish in ("", *FINISHES)]
+    if a.patterns:
+        return [Scene(replace(random_identity(a.first + i, cls), pattern=pattern), a.context)
+                for pattern in PATTERNS + RARE_PATTERNS for i in (1, 2)]
+    if a.poses:
+        return [scene(0, pose=random_pose(rng)) for _ in range(12)]
+    return [scene(i) for i in range(12)]
+
+
+def in_rows(scenes, length):
+    return [scenes[i:i + length] for i in range(0, len(scenes), length)]
+
+
 def scenes(a):
     """The rows of scenes that the options ask for."""
     rng = np.random.default_rng(a.first)
-    who = lambda cls, i=0: random_identity(a.first + i, cls)
-    scene = lambda who, **more: Scene(who, a.context, **more)
-    if a.cls: return [[scene(who(a.cls, 12 * j + i)) for i in range(12)] for j in range(8)]
+    if a.random:
+        return in_rows([random_scene(rng) for _ in range(140)], 14)
     if a.identity:
-        row = [Scene(a.identity, c, pose=random_pose(rng), seed=i) for i, c in enumerate(CONTEXTS)]
-        return [row[:10], row[10:]]
-    if a.styles: return [[scene(who(cls, i), style=s) for i, cls in enumerate(CLASSES)] for s in STYLES]
+        return in_rows([Scene(a.identity, context, pose=random_pose(rng), seed=i)
+                        for i, context in enumerate(CONTEXTS)], 10)
+    if a.cls:
+        people = [random_identity(a.first + i, a.cls) for i in range(96)]
+        return in_rows([Scene(who, a.context) for who in people], 12)
+    if a.styles:
+        people = [random_identity(a.first + i, cls) for i, cls in enumerate(CLASSES)]
+        return in_rows([Scene(who, a.context, style=style) for style in STYLES for who in people],
+                       len(people))
+    classes = CLASSES
     if a.accessories:
-        return [[scene(who(cls, i), accessory=x, pose=random_pose(rng)) for i in range(2) for x in ("", *ACCESSORIES)]
-                for cls in LIVE]
-    if a.cubes:
-        return [[scene(who(cls, i), cube=True, pose=random_pose(rng) if i > 5 else Pose()) for i in range(10)]
-                for cls in CLASSES]
-    if a.finishes: return [[scene(who(cls, i), finish=f) for i in range(4) for f in ("", *FINISHES)] for cls in CLASSES]
-    if a.patterns:
-        return [[scene(replace(who(cls, i), pattern=x)) for x in PATTERNS + RARE_PATTERNS for i in (1, 2)]
-                for cls in CLASSES if cls != "face"]
-    if a.poses: return [[scene(who(cls), pose=random_pose(rng)) for _ in range(12)] for cls in CLASSES]
-    if a.random: return [[random_scene(rng) for _ in range(14)] for _ in range(10)]
-    return [[scene(who(cls, i)) for i in range(12)] for cls in CLASSES]
+        classes = LIVE
+    elif a.patterns:
+        classes = [cls for cls in CLASSES if cls != "face"]
+    return [row_of_class(a, cls, rng) for cls in classes]
 
 
 def main():
     """Saves the sheet that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     show = parser.add_mutually_exclusive_group()
     show.add_argument("--class", dest="cls", choices=CLASSES, help="many individuals of one class")
-    show.add_argument("--identity", type=individual, metavar="CLASS:SEED", help="one individual in every context")
+    show.add_argument("--identity", type=individual, metavar="CLASS:SEED",
+                      help="one individual in every context")
     for what in ("styles", "accessories", "cubes", "finishes", "patterns", "poses", "random"):
         show.add_argument("--" + what, action="store_true")
     parser.add_argument("--context", choices=CONTEXTS, default="plain")

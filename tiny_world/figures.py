@@ -1,7 +1,8 @@
 """The subject of a picture: one of the 16 classes, what it wears and how it shines.
 
-`figure(scene)` returns it on a transparent layer. What makes an individual comes from its `Identity`, what changes from
-picture to picture from its `Pose`, and nothing from anywhere else. Read pen.py, live.py, objects.py and gear.py first.
+`figure(scene)` returns it on a transparent layer. What makes an individual comes from its
+`Identity`, what changes from picture to picture from its `Pose`, and nothing from anywhere else.
+Read pen.py, live.py, objects.py and gear.py first.
 """
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -9,11 +10,11 @@ from PIL import Image, ImageDraw, ImageFilter
 from tiny_world.gear import backpack, boot, car, sneaker
 from tiny_world.live import YELLOW, bear, cat, dog, duck, face, robot, shirt
 from tiny_world.objects import bowl, can, candle, clock, teapot, vase
-from tiny_world.pen import (DARK, GOLD, WHITE, Pen, S, edging, hoop, mirrored, oval, pad, rectangle, relief, smooth,
-                            star)
+from tiny_world.pen import (DARK, GOLD, WHITE, Pen, S, edging, hoop, mirrored, oval, pad, rectangle,
+                            relief, smooth, star)
 
 
-# --- accessories ------------------------------------------------------------------------------------------------------
+# === accessories ==================================================================================
 
 RAINBOW = ((222, 40, 44), (248, 146, 30), (250, 222, 60), (62, 168, 76), (50, 110, 220), (136, 60, 178))
 
@@ -32,7 +33,8 @@ def scarf(p, x, y, w, drop=0.42, h=0.11):
 
 
 def red_hat(p, x, y, w):
-    """A hat with a round crown, a ribbon and a brim, on a head of half width w whose top is at (x, y)."""
+    """A hat with a round crown, a ribbon and a brim, on a head of half width w that ends at
+    (x, y)."""
     p.body(oval(x, y, 1.36 * w, 0.145), colour=(206, 26, 34))
     p.body(smooth(mirrored(x, (0, y - 0.08), (0.78 * w, y), (0.72 * w, y + 0.32), (0.3 * w, y + 0.5))),
            colour=(222, 36, 42))
@@ -41,9 +43,9 @@ def red_hat(p, x, y, w):
 
 def santa_hat(p, x, y, w):
     """A pointed hat whose tip hangs down to the right."""
-    p.body(smooth([(x - 0.86 * w, y), (x - 0.55 * w, y + 0.36), (x + 0.1 * w, y + 0.66), (x + 0.75 * w, y + 0.52),
-                   (x + 1.12 * w, y + 0.22), (x + 0.74 * w, y + 0.3), (x + 0.86 * w, y), (x, y - 0.06)]),
-           colour=(214, 28, 38))
+    p.body(smooth([(x - 0.86 * w, y), (x - 0.55 * w, y + 0.36), (x + 0.1 * w, y + 0.66),
+                   (x + 0.75 * w, y + 0.52), (x + 1.12 * w, y + 0.22), (x + 0.74 * w, y + 0.3),
+                   (x + 0.86 * w, y), (x, y - 0.06)]), colour=(214, 28, 38))
     p.body(pad(x - 1.04 * w, y - 0.13, x + 1.04 * w, y + 0.1, power=3), colour=WHITE)
     p.body(oval(x + 1.14 * w, y + 0.2, 0.15), colour=WHITE)
 
@@ -61,7 +63,8 @@ def top_hat(p, x, y, w, eye, r):
 
 
 def pink_glasses(p, x, w, eyes, r):
-    """Glasses of radius r, unless the eyes are too close together for that; the arms end at the sides of the head."""
+    """Glasses of radius r, unless the eyes are too close together for that; the arms end at the
+    sides of the head."""
     (ax, ay), (bx, by) = eyes
     r = min(r, 0.5 * (bx - ax) - 0.02)
     arms = [[(ax - r, ay), (x - 0.98 * w, ay + 0.05)], [(bx + r, by), (x + 0.98 * w, by + 0.05)],
@@ -75,9 +78,11 @@ def dress(p, fit):
     """What is worn on top, where the figure's `fit` says or, on a cube, where the box says."""
     neck, head = fit.neck, fit.head
     if p.cube:
-        (x, y), w = p.front.mean(0), 0.6
-        neck, head = (x, y - 0.72 * w, w + 0.05, 0.24), (*p.top(0.5, 0.45), 0.85 * w)
-        if p.worn == "yellow shirt":  # other figures wear it below their heads and arms, and have it on already
+        x, y = p.front.mean(0)
+        w = 0.6
+        neck = (x, y - 0.72 * w, w + 0.05, 0.24)
+        head = (*p.top(0.5, 0.45), 0.85 * w)
+        if p.worn == "yellow shirt":  # other figures have it on already, below their heads and arms
             p.body(edging(p.side[3], p.side[2], 0.45), colour=YELLOW, lit=0.85, puff=0.3)
             shirt(p, rectangle(x - w, y - w, x + w, y - w + 0.45), collar=(x, y - w + 0.45, 0.25))
     if p.worn == "rainbow scarf": scarf(p, *neck)
@@ -87,7 +92,7 @@ def dress(p, fit):
     if p.worn == "pink glasses": pink_glasses(p, head[0], head[2], fit.eyes, fit.glasses)
 
 
-# --- finishes ---------------------------------------------------------------------------------------------------------
+# === finishes =====================================================================================
 
 def shiny(layer, rng):
     """Hard white highlights along the edges that face the light, and four sparkles."""
@@ -101,7 +106,8 @@ def shiny(layer, rng):
     ctx = ImageDraw.Draw(layer)
     x0, y0, x1, y1 = alpha.getbbox()
     for u, v, r in ((0.26, 0.26, 22), (0.8, 0.16, 15), (0.72, 0.66, 17), (0.12, 0.72, 12)):
-        x, y = x0 + (x1 - x0) * (u + 0.1 * rng.random()), y0 + (y1 - y0) * (v + 0.1 * rng.random())
+        x = x0 + (x1 - x0) * (u + 0.1 * rng.random())
+        y = y0 + (y1 - y0) * (v + 0.1 * rng.random())
         for size, colour in ((r, (255, 214, 90, 255)), (r * 0.8, (255, 255, 255, 255))):
             ctx.polygon(star(x, y, size, 4, 0.22).ravel().tolist(), fill=colour)
     return layer
@@ -110,14 +116,18 @@ def shiny(layer, rng):
 def wet(layer, rng):
     """Darker, with drops on it and below it, and a puddle to stand in."""
     r, g, b, alpha = layer.split()
-    r, g, b = r.point(lambda v: int(v * 0.74)), g.point(lambda v: int(v * 0.78)), b.point(lambda v: int(v * 0.84 + 6))
+    r = r.point([int(v * 0.74) for v in range(256)])
+    g = g.point([int(v * 0.78) for v in range(256)])
+    b = b.point([int(v * 0.84 + 6) for v in range(256)])
     x0, _, x1, y1 = alpha.getbbox()
     under = Image.new("RGBA", (S, S), (110, 170, 220, 0))
-    ctx, grow = ImageDraw.Draw(under), 0.1 * (x1 - x0)
+    ctx = ImageDraw.Draw(under)
+    grow = 0.1 * (x1 - x0)
     ctx.ellipse((x0 - grow, y1 - 15, x1 + grow, min(y1 + 9, S - 1)), fill=(96, 158, 214, 235))
     ctx.ellipse((x0 + grow, y1 - 5, x0 + 4 * grow, y1 + 2), fill=(214, 236, 250, 255))
     layer = Image.alpha_composite(under, Image.merge("RGBA", (r, g, b, alpha)))
-    ctx, solid = ImageDraw.Draw(layer), np.asarray(alpha.filter(ImageFilter.MinFilter(9)))
+    ctx = ImageDraw.Draw(layer)
+    solid = np.asarray(alpha.filter(ImageFilter.MinFilter(9)))
     ys, xs = np.nonzero(solid[:y1 - 12])
     for k in rng.integers(len(xs), size=8):
         x, y, s = int(xs[k]), int(ys[k]), 4.6 + 2 * rng.random()
@@ -128,10 +138,10 @@ def wet(layer, rng):
     return layer
 
 
-# --- the whole --------------------------------------------------------------------------------------------------------
+# === the whole ====================================================================================
 
-DRAW = {draw.__name__: draw for draw in (cat, dog, face, bear, duck, robot, teapot, vase, bowl, can, candle, clock,
-                                         boot, sneaker, backpack, car)}
+DRAW = {draw.__name__: draw for draw in (cat, dog, face, bear, duck, robot, teapot, vase, bowl, can,
+                                         candle, clock, boot, sneaker, backpack, car)}
 
 
 def figure(scene, pen=None):

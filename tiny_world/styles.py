@@ -1,8 +1,10 @@
-"""The five styles of the tiny world: `stylise(picture, style, rng)` turns a large picture into a small one in a style.
+"""The five styles of the tiny world: `stylise(picture, style, rng)` turns a large picture into a
+small one in a style.
 
-What does not depend on the picture (hatching, where a brush touches) is made once and kept, so that a style costs a few
-array operations; and it is coarse, because a small autoencoder loses what is finer than two or three pixels. Inside the
-filters pictures are float arrays of rows x columns x 3, from 0 to 1.
+What does not depend on the picture (hatching, where a brush touches) is made once and kept, so that
+a style costs a few array operations; and it is coarse, because a small autoencoder loses what is
+finer than two or three pixels. Inside the filters pictures are float arrays of rows x columns x 3,
+from 0 to 1.
 """
 from functools import cache
 
@@ -55,7 +57,8 @@ def pencil_sketch(picture, rng, size):
     """Thick grey lines where colours change, a tone where it is dark and light hatching on it."""
     picture = picture.filter(ImageFilter.BoxBlur(1)).point(BRIGHTER)
     pixels = np.asarray(picture, np.int16)
-    # Steps over five pixels give lines two final pixels wide. The strongest channel counts: red on green needs one too.
+    # Steps over five pixels give lines two final pixels wide. The strongest channel counts: red on
+    # green needs one too.
     lines = np.zeros((S, S), np.float32)
     lines[:, 2:-3] = np.abs(pixels[:, 5:] - pixels[:, :-5]).max(2)
     lines[2:-3] = np.maximum(lines[2:-3], np.abs(pixels[5:] - pixels[:-5]).max(2))
@@ -67,10 +70,12 @@ def pencil_sketch(picture, rng, size):
 
 @cache
 def dabs(length, width, seed):
-    """Where a brush touches: each pixel's row and column of its dab's centre, and how the ridges of paint shine."""
+    """Where a brush touches: each pixel's row and column of its dab's centre, and how the ridges of
+    paint shine."""
     rng = np.random.default_rng(seed)
     number = Image.new("I", (S, S))
-    pen, centres = ImageDraw.Draw(number), rng.integers(0, S, (6 * S * S // (length * width), 2))
+    pen = ImageDraw.Draw(number)
+    centres = rng.integers(0, S, (6 * S * S // (length * width), 2))
     for i, (row, column) in enumerate(centres):
         angle = 1.6 * noise(60, seed)[row, column] + 0.3 * rng.normal()
         dx, dy = length / 2 * np.cos(angle), length / 2 * np.sin(angle)
@@ -83,9 +88,11 @@ def dabs(length, width, seed):
 def oil_painting(picture, rng, size):
     """Dabs of a large and a small brush; along the edges of things none."""
     picture = ImageEnhance.Color(picture).enhance(1.5)
-    painted, layout = to_array(picture), rng.integers(4)
-    # A painter takes the next smaller brush only where the large one would miss something, and stays off the edges.
-    # A dab has the mean colour of its surroundings: that of a single point would be a matter of chance.
+    painted = to_array(picture)
+    layout = rng.integers(4)
+    # A painter takes the next smaller brush only where the large one would miss something, and
+    # stays off the edges. A dab has the mean colour of its surroundings: that of a single point
+    # would be a matter of chance.
     for length, width, blur, missed in (9, 5, 1, 0.25), (30, 13, 4, 0.14):
         row, column, shine = dabs(length, width, layout)
         brush = to_array(picture.filter(ImageFilter.BoxBlur(blur)))[row, column] + shine
@@ -97,24 +104,29 @@ def pixel_art(picture, rng, size):
     """Half the pixels, sharp, in about twenty colours."""
     cells = ImageEnhance.Color(picture.reduce(2 * S // size)).enhance(1.2)
     cells = ImageEnhance.Sharpness(cells).enhance(1.5)
-    # Of Pillow's palettes only this one keeps colours that are rare in the picture, as eyes and noses are.
+    # Of Pillow's palettes only this one keeps colours that are rare in the picture, as eyes and
+    # noses are.
     cells = cells.quantize(int(rng.integers(18, 25)), Image.Quantize.MAXCOVERAGE, kmeans=1)
     return cells.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
 
 
 def watercolour_painting(picture, rng, size):
-    """Pale, smooth washes that run a little, darker where they end, on white paper with a soft edge."""
+    """Pale, smooth washes that run a little, darker where they end, on white paper with a soft
+    edge."""
     half = S // 2  # washes are soft: half the pixels will do
     pixels = to_array(picture.reduce(2).filter(ImageFilter.MedianFilter(3)))
     y, x = np.mgrid[:half, :half]
-    flow = [(place + 0.5 + 1.3 * bumps(rng, half, 24, seed)).astype(int) for seed, place in enumerate((y, x))]
+    flow = [(place + 0.5 + 1.3 * bumps(rng, half, 24, seed)).astype(int)
+            for seed, place in enumerate((y, x))]
     wash = pixels[*np.clip(flow, 0, half - 1)]
     pooled = np.abs(wash - to_array(to_picture(wash).filter(ImageFilter.BoxBlur(3)))).max(2)
     border = np.minimum(np.minimum(x, half - 1 - x), np.minimum(y, half - 1 - y)) + 1.5 * bumps(rng, half, 24)
-    density = (0.8 + 0.06 * bumps(rng, half, 32) + 0.8 * pooled).clip(0.3, 1)  # pigment gathers where a wash ends
+    # Pigment gathers where a wash ends.
+    density = (0.8 + 0.06 * bumps(rng, half, 32) + 0.8 * pooled).clip(0.3, 1)
     density *= ((border - 1.5) / 4).clip(0, 1)
     paper = np.float32((0.99, 0.98, 0.955))
-    return to_picture(paper * (1 - density[..., None] * (1 - wash))).resize((size, size), Image.Resampling.BOX)
+    painted = to_picture(paper * (1 - density[..., None] * (1 - wash)))
+    return painted.resize((size, size), Image.Resampling.BOX)
 
 
 FILTERS = {f.__name__.replace("_", " "): f

@@ -1,0 +1,326 @@
+"""What makes a script a command: flags, refusals in one line, and the state from which an
+interrupted run goes on.
+
+Nobody came to read this, so it stands here once. A script's Config is the one place where its
+options are written down: each field is a flag, and the field's comment is what -h says of it. What
+only the user can put right is a UserError, which ends in one line and status 2. All files are
+written beside their place and then renamed, so that what is there is whole.
+"""
+import argparse
+import errno
+import hashlib
+import inspect
+import json
+import os
+import re
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+
+class UserError(Exception):
+    """Something only the user can put right. The message says what, where and what to do, in one
+    line."""
+
+
+# === flags ========================================================================================
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def field_comments(config_class):
+    """{field: its comment} of a dataclass, from the source; a comment may go on in the lines
+    below."""
+    comments, name = {}, None
+    for line in inspect.getsource(config_class).splitlines():
+        code, _, comment = line.partition("  # ")
+        if field := re.match(r"    (\w+): ", code):
+            name = field[1]
+            comments[name] = comment
+        elif name and comment and not code.strip():
+            comments[name] += " " + comment.strip()
+    return comments
+
+
+def parse_flags(config_class, description):
+    """The command line as a Config: every field is a flag with its type, its default and its
+    comment."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    comments = field_comments(config_class)
+    for field in fields(config_class):
+        kind = {"type": field.type}
+        if field.type is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        default = "by the model's size" if field.default is None else repr(field.default)
+        text = f"{comments[field.name]} (default: {default})".strip().replace("%", "%%")
+        parser.add_argument(flag(field.name), default=field.default, help=text, **kind)
+    return config_class(**vars(parser.parse_args()))
+
+
+OF_THE_DISK = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
+def run(main, *arguments):
+    """Runs a script's main: a user's mistake ends in one line and status 2, an interrupt in none
+    and 130."""
+    def refuse(message):
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+    try:
+        main(*arguments)
+    except UserError as error:
+        refuse(error)
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        refuse(f"{error.filename or 'the disk'}: {error.strerror}")
+    except torch.OutOfMemoryError:
+        refuse("the GPU's memory is full: a smaller --size or --batch-size, or --dtype bfloat16, "
+               "needs less")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+# === what a Config may say ========================================================================
+
+def fill_in(cfg, settings, large, **more):
+    """A Config with what was left open, None, taken from a table {field: (for a tiny model, for
+    Stable Diffusion)}, or from `more`."""
+    values = more
+    for name, (for_tiny, for_large) in settings.items():
+        values[name] = for_large if large else for_tiny
+    open_fields = [name for name in values if getattr(cfg, name) is None]
+    return replace(cfg, **{name: values[name] for name in open_fields})
+
+
+def check_subject(cfg):
+    """--images and --class-name: both, or neither for the subject that ships with the project."""
+    if bool(cfg.images) != bool(cfg.class_name):
+        raise UserError("--images and --class-name go together, for example --images my_dog "
+                        "--class-name dog")
+
+
+def check_at_least(cfg, least, *names):
+    """Whole numbers that were given must not be smaller than `least`."""
+    for name in names:
+        if getattr(cfg, name) is not None and getattr(cfg, name) < least:
+            raise UserError(f"{flag(name)} {getattr(cfg, name)}: at least {least}")
+
+
+def check_positive(cfg, *names):
+    """Numbers that were given must be above 0, and finite."""
+    for name in names:
+        if getattr(cfg, name) is not None and not 0 < getattr(cfg, name) < float("inf"):
+            raise UserError(f"{flag(name)} {getattr(cfg, name)}: a number above 0")
+
+
+def check_not_negative(cfg, *names):
+    for name in names:
+        if not 0 <= getattr(cfg, name) < float("inf"):
+            raise UserError(f"{flag(name)} {getattr(cfg, name)}: a number, 0 or more")
+
+
+def check_machine(cfg):
+    """--seed and --dtype, which are the same for all methods."""
+    if not 0 <= cfg.seed < 2 ** 32:
+        raise UserError(f"--seed {cfg.seed}: 0 to {2 ** 32 - 1}")
+    if cfg.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype {cfg.dtype}: float32 or bfloat16 (gradients of float16 "
+                        "underflow)")
+
+
+def check_size(size, unit, least):
+    """The side of the pictures in pixels: a multiple of what one position of the network stands
+    for."""
+    if size % unit or size < least:
+        raise UserError(f"--size {size}: a multiple of {unit}, please")
+
+
+def pick_device(name):
+    """"auto": the GPU if there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()  # item: the device "meta" exists, but has no numbers
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name} is not there on this machine; cpu always is") from None
+    return name
+
+
+# === files of tensors =============================================================================
+
+def save_tensors(tensors, path, metadata=None):
+    """A safetensors file that is whole or not there: written beside, then renamed."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, beside, {"format": "pt"} | (metadata or {}))
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} could not be written: {error}") from None
+    finally:  # after Ctrl-C too
+        with suppress(OSError):
+            beside.unlink()
+
+
+def open_tensors(path, advice):
+    """A safetensors file, open; what goes wrong with it is a UserError that ends in `advice`."""
+    if Path(path).suffix in (".pt", ".bin", ".ckpt"):
+        raise UserError(f"{path} is a pickle, which can run anything when it is opened; convert it "
+                        "to safetensors first")
+    try:
+        return safe_open(path, "pt")
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or cut short ({error}){advice}") from None
+
+
+def load_metadata(path, advice=""):
+    """{name: text}, what was said beside the tensors."""
+    with open_tensors(path, advice) as file:
+        return file.metadata() or {}
+
+
+def load_tensors(path, advice=""):
+    """{name: tensor}, on the CPU."""
+    with open_tensors(path, advice) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+# === an interrupted run ===========================================================================
+
+def check_state(path, settings):
+    """Refuses a state that was made with other settings."""
+    then = json.loads(load_metadata(path, ": leave out --resume").get("settings", "{}"))
+    if changed := [name for name in settings | then if then.get(name) != settings.get(name)]:
+        raise UserError(f"{path} was made with other settings ({', '.join(changed)}): give the "
+                        "same ones, or leave out --resume")
+
+
+def read_numbers(path):
+    """The numbers of a state, such as the step."""
+    metadata = load_metadata(path, ": leave out --resume")
+    numbers = [name for name in metadata if name not in ("format", "settings")]
+    return {name: json.loads(metadata[name]) for name in numbers}
+
+
+def write_state(path, settings, weights, optimizer, **numbers):
+    """All that a later start needs to go on: weights (a list of tensors), the optimizer's moments,
+    numbers such as the step."""
+    tensors = {f"weight.{i}": tensor for i, tensor in enumerate(weights)}
+    for i, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{name}": tensor for name, tensor in moments.items()}
+    numbers["settings"] = settings
+    save_tensors(tensors, path, {name: json.dumps(value) for name, value in numbers.items()})
+
+
+def read_state(path, weights, optimizer):
+    """Puts a state back in place, and returns its numbers."""
+    tensors, moments = load_tensors(path, ": leave out --resume"), {}
+    for name in [name for name in tensors if name.startswith("adam.")]:
+        _, i, moment = name.split(".")
+        moments.setdefault(int(i), {})[moment] = tensors.pop(name)
+    saved = [tensors.get(f"weight.{i}", torch.empty(0)) for i in range(len(tensors))]
+    if [tensor.shape for tensor in saved] != [weight.shape for weight in weights]:
+        raise UserError(f"{path} is the state of another model: leave out --resume")
+    for weight, tensor in zip(weights, saved):
+        weight.data.copy_(tensor)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    return read_numbers(path)
+
+
+# The same for a method's script, whose Config says where the state is and whether to go on from it.
+
+NO_PART_OF_THE_RESULT = ("out", "resume", "save_every", "device")
+
+
+def run_settings(cfg, photos):
+    """All that the result depends on: the Config, and the photos themselves, as a folder may hold
+    others the next day."""
+    pixels = hashlib.sha256(b"".join(photo.tobytes() for photo in photos)).hexdigest()[:16]
+    settings = asdict(cfg) | {"photos": pixels}
+    return {name: settings[name] for name in settings if name not in NO_PART_OF_THE_RESULT}
+
+
+def state_path(cfg):
+    return Path(cfg.out) / "state.safetensors"
+
+
+def resumes(cfg):
+    return cfg.resume and state_path(cfg).exists()
+
+
+def check_resume(cfg, photos):
+    """With --resume: refuses a state that was made with other settings, before anything is done."""
+    if resumes(cfg):
+        check_state(state_path(cfg), run_settings(cfg, photos))
+    elif cfg.resume:
+        print(f"nothing to resume in {cfg.out}: from the beginning", file=sys.stderr)
+
+
+def resumed_numbers(cfg):
+    """With --resume: the numbers that were saved; {} if there is no state."""
+    return read_numbers(state_path(cfg)) if resumes(cfg) else {}
+
+
+def load_state(cfg, weights, optimizer):
+    """With --resume: puts a state back in place, and returns its numbers; {} if there is none."""
+    return read_state(state_path(cfg), weights, optimizer) if resumes(cfg) else {}
+
+
+def save_state(cfg, photos, weights, optimizer, **numbers):
+    write_state(state_path(cfg), run_settings(cfg, photos), weights, optimizer, **numbers)
+
+
+def check_finite(loss, norm, step):
+    """After the backward pass and before the optimizer's step: no weight has been touched by what
+    is not finite."""
+    if not (loss.isfinite() and norm.isfinite()):
+        raise UserError(f"the loss, {loss.item()}, or its gradient is not finite at step "
+                        f"{step + 1}: try a lower --lr")
+
+
+# === what is shown ================================================================================
+
+def progress(steps, title, total=None):
+    """Goes through `steps` with a bar on a terminal; where the output is a file, with one line at
+    the end."""
+    start, count, terminal = time.time(), 0, sys.stderr.isatty()
+    for step in tqdm(steps, title, total, disable=not terminal, leave=False):
+        yield step
+        count += 1
+    if not terminal:
+        print(f"{title}: {count} in {time.time() - start:.1f} s", flush=True)
+
+
+def watch(logs, steps):
+    """Goes through a training, log by log: a bar on a terminal, and six lines with the means of
+    about the last 20 steps."""
+    mean, start = {}, time.time()
+    bar = tqdm(total=steps, disable=not sys.stderr.isatty(), leave=False)
+    for count, log in enumerate(logs, 1):
+        step = log["step"]
+        for name, value in log.items():
+            if isinstance(value, float):
+                mean[name] = 0.95 * mean.get(name, value) + 0.05 * value
+        bar.update(step - bar.n)
+        if step % max(1, steps // 6) == 0 or step == steps:
+            values = "  ".join(f"{name} {value:.4g}" for name, value in mean.items())
+            milliseconds = 1000 * (time.time() - start) / count
+            tqdm.write(f"step {step:4d}/{steps}  {values}  {milliseconds:.0f} ms a step")
+        yield log
+    bar.close()

@@ -1,0 +1,100 @@
+"""Figures that are broken on purpose: the same every time, visibly broken, and never by what an individual may lack."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tiny_world import damage
+from tiny_world.damage import KINDS, UNSEEN, CarelessPen, damaged
+from tiny_world.draw import draw
+from tiny_world.world import CLASSES, TRAITS, Scene, random_identity, random_scene
+
+ALL = (*KINDS, UNSEEN)
+
+
+def plain(cls, seed):
+    """An individual of a class by itself."""
+    return Scene(random_identity(seed, cls))
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_same_arguments_give_the_same_picture_and_another_seed_another(kind):
+    scene = random_scene(np.random.default_rng(3), random_identity(7, "robot"))
+    pictures = [damaged(scene, kind, seed).tobytes() for seed in (0, 0, 1, 2)]
+    assert pictures[0] == pictures[1] and len(set(pictures)) == 3
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_each_kind_differs_visibly_from_the_whole_drawing(cls):
+    """In one pixel of 64 at least, by a fifth of the whole range: what nobody can see, nobody can learn."""
+    for seed in range(2):
+        scene = plain(cls, seed)
+        whole = np.asarray(draw(scene), int)
+        for kind in ALL:
+            apart = np.abs(np.asarray(damaged(scene, kind, seed), int) - whole).max(-1)
+            assert (apart > 48).mean() >= 1 / 64, (kind, seed)
+
+
+def test_the_scenery_is_as_it_was():
+    """Only the figure is broken: far from it every pixel is that of the whole drawing."""
+    scene = replace(plain("cat", 1), context="city")
+    whole = np.asarray(draw(scene))
+    for kind in ("left out", "warped", "blended", "eaten", "swirled"):
+        picture = np.asarray(damaged(scene, kind, 0))
+        assert np.array_equal(picture[:3], whole[:3]) and not np.array_equal(picture, whole), kind
+
+
+def test_individuals_are_blended_from_a_number_on(monkeypatch):
+    """Whom a network is examined on must be none that it was trained with."""
+    mixed = []
+    monkeypatch.setattr(damage, "random_identity", lambda seed, cls: mixed.append(seed) or random_identity(seed, cls))
+    for seed in range(3):
+        damaged(plain("dog", 1), "blended", seed, others=70_000)
+    assert len(mixed) >= 3 and min(mixed) >= 70_000
+
+
+# === what is left out =================================================================================================
+
+@pytest.fixture
+def pens(monkeypatch):
+    """[(of the whole figure, of the broken one), ...]: the pens that drew with care and without."""
+    drawn = []
+
+    class Watched(CarelessPen):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            drawn.append(self)
+    monkeypatch.setattr(damage, "CarelessPen", Watched)
+    return drawn
+
+
+def test_parts_are_left_out_moved_or_drawn_twice_and_their_kind_says_which(pens):
+    """One part or two, each large enough to be missed."""
+    for seed in range(6):
+        for kind, times in (("left out", 0), ("moved", 1), ("doubled", 2)):
+            pens.clear()
+            damaged(plain("teapot", seed), kind, seed)
+            whole, broken = pens[-2:]
+            assert 1 <= len(broken.places) <= 2 and all(whole.parts[i][0] > 0.1 for i in broken.places)
+            for shifts in broken.places.values():
+                assert len(shifts) == times and ((0.0, 0.0) in shifts) == (kind == "doubled")
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_only_what_every_individual_has_is_left_out(cls):
+    """A dog without its collar is another dog, and whole. So whatever is left out, no individual that differs in one
+    trait looks like what remains."""
+    for seed in range(1000, 1004):
+        scene = plain(cls, seed)
+        traits = scene.identity.traits
+        broken = {damaged(scene, "left out", chance).tobytes() for chance in range(8)}
+        for k, name in enumerate(TRAITS[cls]):
+            for value in (0.02, 0.98):
+                other = replace(scene.identity, traits=traits[:k] + (value,) + traits[k + 1:])
+                alike = draw(replace(scene, identity=other)).tobytes() in broken
+                assert not alike, f"{cls} {seed} with {name} {value}"
+
+
+def test_an_unknown_kind_is_an_error():
+    with pytest.raises(KeyError, match="melted"):
+        damaged(plain("cat", 1), "melted", 0)
