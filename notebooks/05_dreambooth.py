@@ -9,9 +9,7 @@
 # Everything runs on a laptop's CPU, on the tiny world's model. The code is `dreambooth.py`; nothing here is a copy of it.
 
 # %%
-import inspect
-import os
-import sys
+import inspect, os, sys
 from dataclasses import replace
 
 sys.path.insert(0, "..")
@@ -20,8 +18,7 @@ import torch
 
 import dreambooth
 from dreambooth import PROMPTS, Config, draw_class_latents, prepare, train
-from pictures import load_pictures, sheet, square, to_images
-from stable_diffusion import SUBJECTS
+from pictures import sheet, square, to_images
 
 FAST = "FAST" in os.environ  # the tests run this notebook in a minute; what they draw is not worth looking at
 cfg = Config(out="../runs/notebook")

@@ -15,7 +15,6 @@ from dataclasses import replace
 sys.path.insert(0, "..")
 import matplotlib.pyplot as plt
 import torch
-
 import textual_inversion
 from measure import make_scale, measure, shipped_subject
 from pictures import sheet
@@ -24,9 +23,7 @@ from textual_inversion import PROMPTS, TEMPLATES, Config, nearest_words, prepare
 from tiny_world.judge import Judge
 
 FAST = "FAST" in os.environ  # the tests run this notebook in a minute; what they draw is not worth looking at
-cfg = Config(out="../runs/notebook")
-if FAST:
-    cfg = replace(cfg, steps=4, sampling_steps=3)
+cfg = Config(out="../runs/notebook", **({"steps": 4, "sampling_steps": 3} if FAST else {}))
 trained, cfg, photos = prepare(cfg)
 sd = StableDiffusion.from_pretrained(cfg.model)  # the model as it was, beside
 print(f"{cfg.steps} steps of {cfg.batch_size} pictures at a learning rate of {cfg.lr}")

@@ -16,7 +16,6 @@ from itertools import accumulate
 sys.path.insert(0, "..")
 import matplotlib.pyplot as plt
 import torch
-
 import attn_dreambooth
 from attn_dreambooth import (PROMPTS, Config, find_word, light_up, measure_gaze, plan_stages,
                              prepare, train, weights_of)
@@ -25,12 +24,9 @@ from pictures import sheet
 from tiny_world.judge import Judge
 
 FAST = "FAST" in os.environ  # the tests run this notebook in a minute; what they draw is not worth looking at
-cfg = Config(out="../runs/notebook")
-if FAST:
-    cfg = replace(cfg, steps=3, sampling_steps=3)
+cfg = Config(out="../runs/notebook", **({"steps": 3, "sampling_steps": 3} if FAST else {}))
 sd, cfg, photos = prepare(cfg)
-stages = plan_stages(cfg, sd.large)
-print(*stages, sep="\n")
+print(*(stages := plan_stages(cfg, sd.large)), sep="\n")
 
 # %% [markdown]
 # What does each stage train? Predict the order of the three counts.

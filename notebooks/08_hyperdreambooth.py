@@ -15,7 +15,6 @@ from dataclasses import replace
 sys.path.insert(0, "..")
 import matplotlib.pyplot as plt
 import torch
-
 from command import load_metadata
 from hyperdreambooth import (HYPERNETWORK, PROMPTS, Config, LiDB, adapted_layers, load_hypernetwork,
                              prepare, train)
@@ -24,9 +23,7 @@ from pictures import load_pictures, sheet
 from stable_diffusion import SUBJECTS
 
 FAST = "FAST" in os.environ  # the tests run this notebook in a minute; what they draw is not worth looking at
-cfg = Config(out="../runs/notebook", sampling_steps=25)
-if FAST:
-    cfg = replace(cfg, steps=2, sampling_steps=3)
+cfg = Config(out="../runs/notebook", steps=2 if FAST else None, sampling_steps=3 if FAST else 25)
 sd, cfg, [photo] = prepare(cfg)
 sheet([("all there is of this person", [photo])])
 
