@@ -44,8 +44,7 @@ sums are the same. The heads are used in every round, as the next one looks at t
 paper only tokens go round, and the heads come last. f is added to all tokens, where the paper sets
 it before them as one more, and comes from a small transformer on the VAE's latent, trained along,
 instead of a ViT-H: no second download. (Of the two public ports one, MFaceTech's, lets the decoder
-look at all vectors of a frozen ViT and merges the finetuning by a singular value decomposition; the
-other, HyperKohaku, has a = 96, b = 48 and no finetuning.)
+look at all vectors of a frozen ViT; the other, HyperKohaku, has a = 96, b = 48 and no finetuning.)
 Not here: finding the face in a photo and cropping it, a frozen image encoder.
 """
 import json
@@ -236,10 +235,7 @@ def check_hypernetwork(cfg):
 
 def load_hypernetwork(path, sd, cfg):
     check_purpose(path, sd, cfg)
-    about = load_metadata(path)
-    if "network" not in about:
-        raise UserError(f"{path} holds no hypernetwork")
-    network = Hypernetwork(**json.loads(about["network"]))
+    network = Hypernetwork(**json.loads(load_metadata(path)["network"]))
     network.load_state_dict({name: tensor.float() for name, tensor in load_tensors(path).items()})
     return network.to(sd.device).eval()
 
@@ -251,12 +247,12 @@ def predict_theta(sd, cfg, photo):
     path = Path(cfg.hypernetwork or HYPERNETWORK)
     if cfg.hypernetwork == "none":
         return torch.zeros(len(sd.lidb.layers), cfg.a + cfg.b, device=sd.device)
+    guess = {} if "network" in load_metadata(path) else load_tensors(path)
+    if guess and "theta" not in guess:
+        raise UserError(f"{path} holds no hypernetwork, and no guess of one")
     check_purpose(path, sd, cfg)
-    if "network" not in load_metadata(path):
-        tensors = load_tensors(path)
-        if "theta" not in tensors:
-            raise UserError(f"{path} holds no hypernetwork, and no guess of one")
-        return tensors["theta"].to(sd.device)
+    if guess:
+        return guess["theta"].to(sd.device)
     network = load_hypernetwork(path, sd, cfg)
     with sd.autocast(cfg.dtype):
         mean, _ = sd.encode([square(photo, cfg.size)])
@@ -269,8 +265,7 @@ def predict_theta(sd, cfg, photo):
 # === the method: fast finetuning ==================================================================
 
 def noise_loss(sd, z, words, generator):
-    """The ordinary loss of the model. z: latents of pictures (p, c, y, x); words: the prompts'
-    vectors (p, l, d)."""
+    """The ordinary loss. z: latents of pictures (p, c, y, x); words: prompts' vectors (p, l, d)."""
     eps = torch.randn(z.shape, generator=generator).to(z)             # noise it
     t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
     output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words)      # predict
@@ -371,10 +366,8 @@ def draw_prompts(sd, cfg):
 def main(cfg):
     sd, cfg, photos = prepare(cfg)
     lidb, out, drawn = sd.lidb, Path(cfg.out), {}
-    print(f"hyperdreambooth: one picture of {cfg.images}, a {cfg.class_name} | LiDB: "
-          f"{lidb.theta.numel():,} numbers in {len(lidb.layers)} layers, hypernetwork: "
-          f"{cfg.hypernetwork or HYPERNETWORK.name} | finetuning a LoRA of rank {cfg.rank} | "
-          f"{sd.device}", flush=True)
+    print(f"hyperdreambooth: one picture of a {cfg.class_name} | theta: {lidb.theta.numel():,} "
+          f"numbers | training a LoRA of rank {cfg.rank} | {sd.device}", flush=True)
 
     squares, sentence = [square(photos[0], cfg.size)], f"a {cfg.token} {cfg.class_name}"
     guess, lidb.added = lidb.added, []

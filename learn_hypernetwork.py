@@ -36,7 +36,7 @@ from command import (UserError, check_at_least, check_finite, check_machine, che
                      check_positive, check_resume, check_size, check_state, fill_in, flag,
                      load_state, load_tensors, parse_flags, pick_device, progress, run,
                      run_settings, save_state, save_tensors, state_path, watch)
-from hyperdreambooth import Hypernetwork, LiDB, check_purpose, noise_loss, purpose
+from hyperdreambooth import Hypernetwork, LiDB, noise_loss, purpose
 from pictures import open_picture, square
 from stable_diffusion import TINY, StableDiffusion
 
@@ -139,11 +139,9 @@ def find_thetas(sd, cfg, z, people):
     one of each, many at once, since a batch may have other weights for each picture. They are kept
     in out/theta, in blocks, and only those that lack are found."""
     folder, names, everyone = Path(cfg.out) / "theta", list(people), "all people together"
-    settings = {name: getattr(cfg, name) for name in (
-        "model", "class_name", "token", "a", "b", "theta_steps", "theta_lr", "theta_batch", "size",
-        "seed", "dtype")}
-    settings["pictures"] = run_settings(cfg, [z.numpy()])["photos"]
-    about = {"settings": json.dumps(settings), "purpose": json.dumps(purpose(sd, cfg))}
+    settings = purpose(sd, cfg) | {"pictures": run_settings(cfg, [z.numpy()])["photos"]}
+    for name in ("theta_steps", "theta_lr", "theta_batch", "size", "seed", "dtype"):
+        settings[name] = getattr(cfg, name)
     blocks = {"start": [everyone]}
     for first in range(0, len(names), cfg.theta_batch):
         blocks[f"{first:06d}"] = names[first:first + cfg.theta_batch]
@@ -156,8 +154,8 @@ def find_thetas(sd, cfg, z, people):
             chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + number)
             shown = list(people.values()) if title == "start" else [people[name] for name in block]
             fit_thetas(sd, cfg, z, shown, theta, chance)
-            save_tensors({name: one.half() for name, one in zip(block, theta)}, path, about)
-        check_purpose(path, sd, cfg)
+            tensors = {name: one.half() for name, one in zip(block, theta)}
+            save_tensors(tensors, path, {"settings": json.dumps(settings)})
         check_state(path, settings)
         tensors = load_tensors(path)
         if set(tensors) != set(block):
@@ -188,8 +186,7 @@ def read_people(sd, cfg):
     if len(people) < 3:
         raise UserError(f"--images {folder}: {len(latents)} pictures of {len(people)} people; a "
                         "folder of many is needed, with a picture or a folder of pictures of each")
-    print(f"learn_hypernetwork: {len(latents)} pictures of {len(people)} people in {folder}",
-          flush=True)
+    print(f"learn_hypernetwork: {len(latents)} pictures of {len(people)} people", flush=True)
     return torch.cat(latents), people
 
 
@@ -235,12 +232,6 @@ def prepare(cfg):
 
 # === training =====================================================================================
 
-def start_network(sd, cfg, z):
-    torch.manual_seed(cfg.seed)
-    return Hypernetwork(len(sd.lidb.layers), cfg.a + cfg.b, channels=z.shape[1], side=z.shape[2],
-                        width=cfg.width, iterations=cfg.iterations).to(sd.device)
-
-
 @torch.no_grad()
 def look_at_strangers(sd, cfg, network, z, strangers, theta):
     """How well the hypernetwork does for people it does not learn from: the noise loss of one
@@ -273,7 +264,9 @@ def train(sd, cfg, people):
     learned, strangers = list(rows.values())[:-kept], list(rows.values())[-kept:]
     sd.unet.checkpointing = sd.large
     theta = find_thetas(sd, cfg, z, rows) if cfg.beta else None
-    network = start_network(sd, cfg, z)
+    torch.manual_seed(cfg.seed)
+    network = Hypernetwork(len(sd.lidb.layers), cfg.a + cfg.b, channels=z.shape[1], side=z.shape[2],
+                           width=cfg.width, iterations=cfg.iterations).to(sd.device)
     if cfg.beta:
         network.mean.copy_(theta[:-kept].mean(0))
         network.scale.copy_((theta[:-kept] - network.mean.cpu()).std())
