@@ -49,17 +49,20 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from command import (UserError, check_at_least, check_finite, check_machine, check_not_negative,
-                     check_positive, check_resume, check_size, check_subject, fill_in, load_state,
-                     parse_flags, pick_device, progress, resumed_numbers, run, save_state,
-                     save_tensors, state_path, watch)
-from pictures import load_pictures, save_picture, sheet, square, stack
+from command import (check_at_least, check_finite, check_machine, check_not_negative,
+                     check_positive, check_resume, check_size, check_subject, check_words, fill_in,
+                     load_state, parse_flags, pick_device, progress, resumed_numbers, run,
+                     save_state, state_path, watch)
+from files import UserError, check_place, claim, file_name, save_tensors
+from pictures import load_pictures, save_picture, sheet, square, stack, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 
 @dataclass
 class Config:
     model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    revision: str = ""                # branch or commit of a model on the hub
+    variant: str = ""                 # fp16: the weights' files of that name
     images: str = ""                  # folder with 3 to 6 photos; "": the tiny world's cat
     class_name: str = ""              # the category, whose attention [V] should share
     token: str = "<it>"               # [V], a new word
@@ -201,15 +204,17 @@ def prepare(cfg):
     if not cfg.images:
         cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
     photos = load_pictures(cfg.images)
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device))
+    claim(cfg.out)
+    check_place(Path(cfg.out) / "model")
+    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
+                                         variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
     check_size(cfg.size, sd.vae.factor, 2 * sd.vae.factor)
-    category = sd.tokenizer.encode(cfg.class_name)
-    if not category:
-        raise UserError(f'--class-name "{cfg.class_name}" has no word in it')
+    warn_of_small(photos, cfg.size)
+    check_words(cfg, sd.tokenizer, "class_name")
     check_resume(cfg, photos)
-    sd.add_word(cfg.token, sd.text.table.weight.data[category[:1]])  # of a long one the first token
-    Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    category = sd.tokenizer.encode(cfg.class_name)[:1]  # of a long one the first token
+    sd.add_word(cfg.token, sd.text.table.weight.data[category])
     return sd, cfg, photos
 
 
@@ -283,12 +288,12 @@ def train(sd, cfg, photos):
 def load_stage(cfg, weights, optimizer, stage):
     """With --resume: the step of this stage to begin with. Of a stage that is done it is the last;
     of one that is next, the weights are there already."""
-    numbers = resumed_numbers(cfg)
-    if not numbers or numbers["stage"] < stage.number:
+    reached = resumed_numbers(cfg).get("stage", 0)
+    if reached < stage.number:
         return 0
-    if numbers["stage"] > stage.number:
+    if reached > stage.number:
         return stage.steps
-    return load_state(cfg, weights, optimizer)["step"]
+    return load_state(cfg, weights, optimizer, stage.steps)["step"]
 
 
 # === where it looks ===============================================================================
@@ -370,7 +375,10 @@ def main(cfg):
             picture = draw_gaze(sd, cfg, photos, f"after stage {log['stage']}")
             save_picture(picture, files[log["stage"]])
     sd.save(out / "model")
-    save_tensors({cfg.token: sd.text.table.weight[[word]]}, out / "learned_embeds.safetensors")
+    learned = {cfg.token: sd.text.table.weight[[word]]}
+    save_tensors(learned, out / "learned_embeds.safetensors")  # for diffusers
+    # for A1111 and ComfyUI, where the file's name is the word
+    save_tensors(learned, out / f"{file_name(cfg.token)}.safetensors")
     after, noise_after = draw_prompts(sd, cfg), sd.loss_by_noise(squares, sentence)
 
     for file in files.values():

@@ -7,26 +7,22 @@
 
 The chapters' modules carry the names of the public tensors, so that loading is load_state_dict,
 strict. What a file says and this code would not obey is refused by name; what is missing,
-unexpected or of another shape too. LoRA files, whose names differ from tool to tool, are read and
-written at the end.
+unexpected or of another shape too.
 
-Not here: .ckpt and .bin files (they are pickles: loading one can run any code), single-file
-checkpoints.
+Not here: .ckpt and .bin files (they are pickles: loading one can run any code); models in one
+file, which are in single_file.py.
 """
 import json
-import os
 import re
-import shutil
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from clip_text import ACTIVATIONS, END, CLIPText, CLIPTextConfig, Tokenizer
-from command import UserError, load_metadata, load_tensors, save_tensors
+from clip_text import ACTIVATIONS, BYTES, END, START, CLIPText, CLIPTextConfig, Tokenizer
+from files import (UserError, check_weights, load_tensors, read_json, replace_folder,
+                   save_tensors, shown)
 from ddpm import ScheduleConfig
 from tiny_unet import UNet, UNetConfig
 from vae import VAE, VAEConfig
@@ -36,6 +32,14 @@ from vae import VAE, VAEConfig
 PARTS = (("unet", UNet, UNetConfig, "diffusion_pytorch_model", "UNet2DConditionModel"),
          ("vae", VAE, VAEConfig, "diffusion_pytorch_model", "AutoencoderKL"),
          ("text_encoder", CLIPText, CLIPTextConfig, "model", "CLIPTextModel"))
+
+# What says what the weights are of.
+SMALL_FILES = (
+    "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json",
+    "text_encoder/config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
+    "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json",
+    "tokenizer/special_tokens_map.json", "tokenizer/added_tokens.json",
+)
 
 # Names that every tutorial uses and that are gone from the hub, with the copies that took their
 # place.
@@ -68,6 +72,14 @@ KNOWN_VALUES = {
     },
 }
 
+# Numbers are 1 to 65,536, or with a decimal point 0 to 1000, but for these: a network of a billion
+# layers would never be built.
+LIMITS = {
+    "beta_start": (0, 0.999), "beta_end": (0, 0.999), "scaling_factor": (1e-3, 1000),
+    "layers_per_block": (1, 32), "num_hidden_layers": (1, 256), "vocab_size": (1, 10_000_000),
+    "num_train_timesteps": (2, 100_000), "steps_offset": (0, 1000),
+}
+
 # Keys that only files have, with the value under which they change nothing here. Any other value is
 # refused.
 NEUTRAL_VALUES = {
@@ -94,13 +106,10 @@ NEUTRAL_VALUES = {
     CLIPTextConfig: {
         "attention_dropout": 0.0, "dropout": 0.0, "model_type": ("clip_text_model", "clip"),
     },
-    ScheduleConfig: {
-        "trained_betas": None, "clip_sample": False, "thresholding": False,
-        "rescale_betas_zero_snr": False, "variance_type": ("fixed_small", None), "solver_order": 2,
-        "algorithm_type": "dpmsolver++", "solver_type": "midpoint", "lower_order_final": True,
-        "euler_at_final": False, "use_karras_sigmas": False, "use_exponential_sigmas": False,
-        "use_beta_sigmas": False, "use_lu_lambdas": False, "use_flow_sigmas": False,
-        "final_sigmas_type": "zero", "use_dynamic_shifting": False, "interpolation_type": "linear",
+    ScheduleConfig: {  # what the noise is, or what x_0 becomes
+        "trained_betas": None, "rescale_betas_zero_snr": False, "use_flow_sigmas": False,
+        "snr_shift_scale": 1.0, "shift": 1.0, "shift_terminal": None, "thresholding": False,
+        "predict_x0": True,
     },
 }
 
@@ -115,22 +124,19 @@ IGNORED = {
         "initializer_factor", "initializer_range", "torch_dtype", "dtype", "transformers_version",
         "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward",
         "is_encoder_decoder", "id2label", "label2id", "problem_type"),
+    # How some sampler walks through the noise: the samplers here have ways of their own, and a
+    # pipeline of Stable Diffusion never clips.
     ScheduleConfig: (
-        "skip_prk_steps", "dynamic_thresholding_ratio", "clip_sample_range", "sample_max_value",
-        "flow_shift", "lambda_min_clipped", "time_shift_type"),
+        "algorithm_type", "clip_sample", "clip_sample_range", "corrector_order",
+        "disable_corrector", "dynamic_thresholding_ratio", "eta", "euler_at_final",
+        "final_sigmas_type", "flow_shift", "gamma", "interpolation_type", "lambda_min_clipped",
+        "lower_order_final",
+        "noise_sampler_seed", "original_inference_steps", "predictor_order", "rho",
+        "sample_max_value", "sigma_max", "sigma_min", "skip_prk_steps", "solver_order", "solver_p",
+        "solver_type", "stochastic_sampling", "tau_func", "time_shift_type", "timestep_scaling",
+        "timestep_type", "use_beta_sigmas", "use_dynamic_shifting", "use_exponential_sigmas",
+        "use_karras_sigmas", "use_lu_lambdas", "variance_type"),
 }
-
-
-def read_json(path):
-    try:
-        values = json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: a model is a folder as diffusers saves it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid JSON ({error}): fetch it again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings but {json.dumps(values)[:40]}: fetch it again")
-    return values
 
 
 def every(value):
@@ -142,20 +148,29 @@ def read_setting(config, key, value, kind):
     """The value of one of our own keys, checked: of the right type, and one that this code
     knows."""
     value = tuple(value) if isinstance(value, list) else value
-    if not isinstance(value, int if kind is float and isinstance(value, int) else kind):
+    fits = isinstance(value, kind) or (kind is float and type(value) is int)
+    if not fits or (type(value) is bool and kind is not bool):
         wanted = getattr(kind, "__name__", kind)
-        raise ValueError(f'"{key}" is {json.dumps(value)} and should be of type {wanted}')
+        raise ValueError(f'"{key}" is {shown(json.dumps(value))} and should be of type {wanted}')
     known = KNOWN_VALUES[config].get(key)
+    least, most = LIMITS.get(key, (0, 1000) if kind is float else (1, 65_536))
     for one in every(value):
         if known and one not in known:
             names = ", ".join(name for name in known if name)
-            raise ValueError(f'"{key}" is "{one}"; this code knows {names}')
+            raise ValueError(f'"{key}" is "{shown(one)}"; this code knows {names}')
+        if type(one) in (int, float) and not least <= one <= most:  # NaN is nowhere
+            raise ValueError(f'"{key}" is {shown(one)}; this code knows {least} to {most}')
+    if isinstance(value, tuple):  # one a level: names that are known, or whole numbers
+        if not 1 <= len(value) <= 16:
+            raise ValueError(f'"{key}" has {len(value)} levels; this code knows 1 to 16')
+        if not known and not all(type(one) is int for one in value):
+            raise ValueError(f'"{key}" is {shown(json.dumps(value))}: whole numbers, please')
     return value
 
 
 def is_older_than(values, *version):
     """Was a config.json written by a diffusers before this version?"""
-    parts = values.get("_diffusers_version", "0.0").split(".")[:2]
+    parts = str(values.get("_diffusers_version", "0.0")).split(".")[:2]
     return tuple(int(part) for part in parts if part.isdigit()) < version
 
 
@@ -173,13 +188,15 @@ def read_config(config, path):
         elif key.startswith("_") or key in IGNORED[config]:
             continue
         elif key not in NEUTRAL_VALUES[config]:
-            raise UserError(f'{path}: the key "{key}" (here {json.dumps(value)}) is not known to '
-                            "this code")
+            raise UserError(f'{path}: the key "{shown(key)}" (here {shown(json.dumps(value))}) is '
+                            "not known to this code")
         else:
             neutral = every(NEUTRAL_VALUES[config][key])
             if not all(one in neutral for one in every(value)):
-                raise UserError(f'{path}: "{key}" is {json.dumps(value)}; this code only knows '
-                                f"{json.dumps(neutral[0])}")
+                raise UserError(f'{path}: "{key}" is {shown(json.dumps(value))}; this code only '
+                                f"knows {json.dumps(neutral[0])}")
+    if config is ScheduleConfig:  # as diffusers' pipeline does, whatever a file says
+        settings["steps_offset"] = 1
     if config is UNetConfig and is_older_than(values, 0, 9):  # SD 1.5's first file says 32 for 64
         settings["sample_size"] = max(64, settings.get("sample_size", 64))
     return config(**settings)
@@ -187,34 +204,40 @@ def read_config(config, path):
 
 # === weights ======================================================================================
 
-def weight_files(folder, stem):
+def shard_files(folder, index):
+    """The names of the files that an index tells of; all of them lie beside it."""
+    shards = read_json(folder / index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f'{folder / index} has no "weight_map": fetch it again')
+    for name in shards.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise UserError(f"{folder / index} names a file elsewhere, {shown(name)}: it is not "
+                            "read")
+    return sorted(set(shards.values()))
+
+
+def weight_files(folder, stem, variant=""):
     """The names of a part's weight files: {stem}.safetensors, else the fp16 variant, else shards
-    with their index."""
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"):
+    with their index. With a variant only those of that name."""
+    endings = [f".{variant}"] if variant else ["", ".fp16"]
+    for name in [f"{stem}{ending}.safetensors" for ending in endings]:
         if (folder / name).exists():
             return [name]
-    for name in (f"{stem}.safetensors.index.json", f"{stem}.safetensors.index.fp16.json"):
+    for name in [f"{stem}.safetensors.index{ending}.json" for ending in endings]:
         if (folder / name).exists():
-            shards = read_json(folder / name).get("weight_map", {})
-            if not shards:
-                raise UserError(f'{folder / name} has no "weight_map": fetch it again')
-            return sorted(set(shards.values()))
+            return shard_files(folder, name)
     there = sorted(path.name for path in folder.glob("*") if path.is_file())
     pickles = any(name.endswith((".bin", ".ckpt")) for name in there)
     hint = " (.bin and .ckpt files are pickles and are not loaded)" if pickles else ""
-    raise UserError(f"{folder} has no {stem}.safetensors; there is {', '.join(there) or 'nothing'}"
-                    f"{hint}")
+    raise UserError(f"{folder} has no {stem}{endings[0]}.safetensors; there is "
+                    f"{shown(', '.join(there) or 'nothing', 400)}{hint}")
 
 
-def read_weights(folder, stem):
+def read_weights(folder, stem, variant=""):
     """{name: tensor}, all tensors of a part."""
     folder, tensors = Path(folder), {}
-    for name in weight_files(folder, stem):
-        try:
-            tensors |= load_file(folder / name)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{folder / name} is damaged or cut short ({error}): fetch it "
-                            "again") from None
+    for name in weight_files(folder, stem, variant):
+        tensors |= load_tensors(folder / name, ": fetch it again")
     return tensors
 
 
@@ -242,8 +265,9 @@ def load_module(module, tensors, where):
     """Fills a module built without memory. Every tensor must be there, be expected, and have its
     shape."""
     expected, tensors = module.state_dict(), public_names(tensors)
+    check_weights(tensors, where)
     problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
-    problems += [f"{name} is unexpected" for name in tensors.keys() - expected.keys()]
+    problems += [f"{shown(name)} is unexpected" for name in tensors.keys() - expected.keys()]
     for name in tensors.keys() & expected.keys():
         given, wanted = tensors[name].shape, expected[name].shape
         if tensors[name].squeeze().shape == expected[name].squeeze().shape:
@@ -260,50 +284,56 @@ def load_module(module, tensors, where):
 
 # === the hub ======================================================================================
 
-def needed_files(files, where):
+def needed_files(files, where, variant=""):
     """Which of a repository's files from_pretrained reads: of each part's weights the one set that
     read_weights prefers."""
+    endings = [f".{variant}"] if variant else ["", ".fp16"]
     wanted = {"model_index.json", "scheduler/scheduler_config.json"}
     wanted |= {name for name in files if name.startswith("tokenizer/")}
     for part, _, _, stem, _ in PARTS:
-        candidates = [[f"{part}/{stem}{variant}.safetensors"] for variant in ("", ".fp16")]
-        for variant in ("", ".fp16"):
-            shard = re.compile(rf"{part}/{stem}{variant}-\d+-of-\d+\.safetensors")
+        candidates = [[f"{part}/{stem}{ending}.safetensors"] for ending in endings]
+        for ending in endings:
+            shard = re.compile(rf"{part}/{stem}{re.escape(ending)}-\d+-of-\d+\.safetensors")
             shards = [name for name in files if shard.fullmatch(name)]
-            candidates.append([*shards, f"{part}/{stem}.safetensors.index{variant}.json"])
+            candidates.append([*shards, f"{part}/{stem}.safetensors.index{ending}.json"])
         complete = [names for names in candidates if set(names) <= set(files)]
         if not complete:
             there = [name for name in files if name.startswith(part + "/")]
-            raise UserError(f"{where} has no {part}/{stem}.safetensors; there is "
-                            f"{', '.join(there) or 'nothing'}")
+            raise UserError(f"{where} has no {part}/{stem}{endings[0]}.safetensors; there is "
+                            f"{shown(', '.join(there) or 'nothing', 400)}")
         wanted |= {f"{part}/config.json", *complete[0]}
     return sorted(wanted & set(files))
 
 
-def fetch(name, revision=None):
+def fetch(name, revision="", variant="", weights=True):
     """A model on the hub to a folder on this machine: only the files that are needed, each once,
-    resumed if interrupted. HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE do what they do everywhere,
-    since this is huggingface_hub itself."""
+    resumed if interrupted; without weights only what says what they are of. HF_ENDPOINT, HF_HOME
+    and HF_HUB_OFFLINE do what they do everywhere, since this is huggingface_hub itself."""
     from huggingface_hub import HfApi, errors, snapshot_download
     if name in MOVED:
         print(f"{name} has left the hub; taking {MOVED[name]}", file=sys.stderr)
         name = MOVED[name]
     try:
         try:
-            files = HfApi().model_info(name, revision=revision).siblings
+            files = HfApi().model_info(name, revision=revision or None).siblings
         except (errors.HTTPError, OSError) as error:  # the http library's own, whichever it is
             if getattr(getattr(error, "response", None), "status_code", None) in (401, 403, 404):
                 raise
-            return find_on_this_machine(name, revision)
-        wanted = needed_files([file.rfilename for file in files], f"{name} on the hub")
-        return snapshot_download(name, revision=revision, allow_patterns=wanted)
+            return find_on_this_machine(name, revision, variant, weights)
+        files = [file.rfilename for file in files]
+        wanted = [file for file in files if file in SMALL_FILES]
+        if weights:
+            wanted = needed_files(files, f"{name} on the hub", variant)
+        return snapshot_download(name, revision=revision or None, allow_patterns=wanted)
     except errors.LocalEntryNotFoundError:
         raise UserError(f"{name} is not on this machine, and the hub cannot be reached: check the "
                         "connection, HF_ENDPOINT and HF_HUB_OFFLINE") from None
     except errors.RevisionNotFoundError:
         raise UserError(f"--revision {revision}: {name} on the hub has no such branch or "
                         "commit") from None
-    except (errors.HTTPError, OSError, errors.HFValidationError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the http library refuses some proxies in ways of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         answered = getattr(error, "response", None) is not None
         if answered or isinstance(error, errors.HFValidationError):
@@ -313,77 +343,150 @@ def fetch(name, revision=None):
                         "stays") from None
 
 
-def find_on_this_machine(name, revision):
+def find_on_this_machine(name, revision, variant, weights):
     """The folder of a model that was fetched before."""
     from huggingface_hub import snapshot_download
-    folder = snapshot_download(name, revision=revision, allow_patterns="model_index.json",
+    folder = snapshot_download(name, revision=revision or None, allow_patterns="model_index.json",
                                local_files_only=True)
     files = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*")]
-    needed_files(files, f"the hub cannot be reached, and what is on this machine of {name}")
+    where = f"the hub cannot be reached, and what is on this machine of {name}"
+    if weights:
+        needed_files(files, where, variant)
     return folder
 
 
 # === whole models =================================================================================
 
-def find_model(name, revision=None):
+def find_model(name, revision="", variant=""):
     """The folder of a model: this one, or of a model on the hub the one that it is fetched to."""
     folder, name = Path(name), str(name)
-    if folder.is_file() or name.endswith((".safetensors", ".ckpt")):
-        raise UserError(f"--model {name} is a single file; this code reads the folder layout of "
-                        "diffusers (model_index.json, unet/, vae/, ...)")
     if folder.exists():
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"--model {name}: there is no such folder")
-    return Path(fetch(name, revision))
+    return Path(fetch(name, revision, variant))
 
 
-def read_network(folder, part, module, config, stem):
-    path = folder / part / "config.json"
+def build_network(module, config, path):
+    """The network that a config.json describes, without memory: the file's own tensors will be the
+    weights."""
     settings = read_config(config, path)
     try:
-        with torch.device("meta"):  # no memory yet: the file's own tensors will be the weights
-            network = module(settings)
+        with torch.device("meta"):
+            return module(settings)
     except (ValueError, IndexError, ArithmeticError) as error:  # widths that no network can have
         raise UserError(f"{path} describes no network that can be built ({error})") from None
-    return load_module(network, read_weights(folder / part, stem), folder / part)
 
 
-def read_model(name, revision=None):
-    """A folder, or a model on the hub -> (tokenizer, {part: network}, ScheduleConfig). Weights stay
-    as they are in the files."""
-    folder, networks = find_model(name, revision), {}
-    for part, module, config, stem, _ in PARTS:
-        networks[part] = read_network(folder, part, module, config, stem)
+# Pipelines whose parts are others than Stable Diffusion's, by a word of their class's name.
+OTHER_KINDS = {
+    "XL": "a Stable Diffusion XL", "3Pipeline": "a Stable Diffusion 3",
+    "ImageVariation": "an image variation", "Pix2Pix": "an InstructPix2Pix",
+    "Depth2Img": "a depth-to-image", "Upscale": "an upscaling", "UnCLIP": "an unCLIP",
+    "ControlNet": "a ControlNet", "GLIGEN": "a GLIGEN", "Inpaint": "an inpainting",
+}
+CHANNELS = {5: "a depth-to-image", 7: "an upscaling", 8: "an InstructPix2Pix", 9: "an inpainting"}
+
+
+def check_index(folder):
+    """model_index.json, if there is one, must be of a text-to-image Stable Diffusion."""
+    path = folder / "model_index.json"
+    name = str(read_json(path).get("_class_name", "")) if path.exists() else ""
+    if name and not name.startswith("StableDiffusion"):
+        raise UserError(f"{folder} is a {shown(name)}, and this code knows Stable Diffusion only")
+    for word, kind in OTHER_KINDS.items():
+        if word in name:
+            raise UserError(f"{folder} is {kind} model ({shown(name)}); this code knows Stable "
+                            "Diffusion 1 and 2, text to image")
+
+
+def check_tokenizer(tokenizer):
+    """Raises ValueError for files from which no prompt can be spelled."""
+    vocab, merges, length = tokenizer.vocab, tokenizer.merges, tokenizer.length
+    if not all(type(i) is int and 0 <= i < 10_000_000 for i in vocab.values()):
+        raise ValueError("the ids of its tokens should be whole numbers from 0")
+    if type(length) is not int or length < 3:
+        raise ValueError(f"its length of a prompt is {shown(length)}: start, a word and end are 3")
+    needed = [START, END, tokenizer.pad, *BYTES.values(), *(c + "</w>" for c in BYTES.values())]
+    for pair in merges:
+        if len(pair) != 2:
+            raise ValueError(f"a merge is of two tokens, unlike {shown(pair)}")
+        needed.append("".join(pair))
+    if missing := [token for token in needed if token not in vocab]:
+        raise ValueError(f"its vocabulary lacks {shown(missing[0])}, one of {len(missing)} tokens")
+
+
+def check_parts(folder, tokenizer, unet, vae, text):
+    """Do the parts fit one another? (Their configs.)"""
+    c_in, c_out, latent = unet.in_channels, unet.out_channels, vae.latent_channels
+    places = text.max_position_embeddings
+    if c_in != latent and c_in in CHANNELS and c_out == latent:
+        raise UserError(f"{folder}: a UNet with {c_in} channels in is {CHANNELS[c_in]} model's; "
+                        "this code knows text to image")
+    if not c_in == c_out == latent:
+        raise UserError(f"{folder}: the UNet has {c_in} channels in and {c_out} out, a latent of "
+                        f"the autoencoder has {latent}")
+    if (vae.in_channels, vae.out_channels) != (3, 3):
+        raise UserError(f"{folder}: the autoencoder is for {vae.in_channels} channels, not for RGB")
+    if unet.cross_attention_dim != text.hidden_size:
+        raise UserError(f"{folder}: the UNet reads words of width {unet.cross_attention_dim}, the "
+                        f"text encoder's have {text.hidden_size}")
+    heads = [(width, unet.heads(i)) for i, width in enumerate(unet.block_out_channels)]
+    for width, number in [*heads, (text.hidden_size, text.num_attention_heads)]:
+        if width % number:
+            raise UserError(f"{folder}: a width of {width} does not fall into {number} heads")
+    if len(tokenizer) > text.vocab_size:
+        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the text encoder "
+                        f"rows for {text.vocab_size}")
+    if tokenizer.length > places:
+        raise UserError(f"{folder}: the tokenizer's prompts have {tokenizer.length} tokens, the "
+                        f"text encoder places for {places}")
+
+
+def read_settings(folder):
+    """A model's small files -> (tokenizer, {part: network without weights}, ScheduleConfig)."""
+    check_index(folder)
+    networks = {part: build_network(module, config, folder / part / "config.json")
+                for part, module, config, *_ in PARTS}
     try:
         tokenizer = Tokenizer.load(folder / "tokenizer")
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'tokenizer'} cannot be used: {error}") from None
-    rows = networks["text_encoder"].config.vocab_size
-    if len(tokenizer) > rows:
-        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the text encoder "
-                        f"rows for {rows}")
+        check_tokenizer(tokenizer)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{folder / 'tokenizer'} cannot be used: {shown(error, 300)}") from None
+    check_parts(folder, tokenizer, *[networks[part].config for part, *_ in PARTS])
     schedule = read_config(ScheduleConfig, folder / "scheduler" / "scheduler_config.json")
     return tokenizer, networks, schedule
 
 
-def public_settings(part, kind, networks, tokenizer):
+def read_model(name, revision="", variant=""):
+    """A folder, or a model on the hub -> (tokenizer, {part: network}, ScheduleConfig). Weights stay
+    as they are in the files."""
+    folder = find_model(name, revision, variant)
+    tokenizer, networks, schedule = read_settings(folder)
+    for part, _, _, stem, _ in PARTS:
+        load_module(networks[part], read_weights(folder / part, stem, variant), folder / part)
+    return tokenizer, networks, schedule
+
+
+def public_settings(part, kind, configs, tokenizer):
     """What config.json of a part says: our Config, and the keys that diffusers or transformers want
     to see beside it."""
-    settings = asdict(networks[part].config)
+    settings = asdict(configs[part])
     if part == "text_encoder":
+        # dtype: what transformers computes in, whatever the file is stored in, as diffusers does
         return settings | {"architectures": [kind], "model_type": "clip_text_model",
-                           "eos_token_id": tokenizer.vocab[END]}
+                           "bos_token_id": tokenizer.vocab[START],
+                           "eos_token_id": tokenizer.vocab[END], "dtype": "float32"}
     if part == "vae":
-        levels = len(networks["vae"].config.block_out_channels)
-        settings["sample_size"] = networks["unet"].config.sample_size * networks["vae"].factor
+        levels = len(settings["block_out_channels"])
+        settings["sample_size"] = configs["unet"].sample_size * 2 ** (levels - 1)
         settings["down_block_types"] = ["DownEncoderBlock2D"] * levels
         settings["up_block_types"] = ["UpDecoderBlock2D"] * levels
     return settings | {"_class_name": kind}
 
 
-def write_model(folder, tokenizer, networks, schedule, half):
-    """All files of a model into a folder that is not there yet."""
+def write_settings(folder, tokenizer, configs, schedule):
+    """A model's small files."""
     version = {"_diffusers_version": "0.42.1"}  # whose layout this is; old ones are read otherwise
 
     def write(name, values):
@@ -394,10 +497,8 @@ def write_model(folder, tokenizer, networks, schedule, half):
              "tokenizer": ["transformers", "CLIPTokenizer"], "feature_extractor": [None, None],
              "image_encoder": [None, None], "safety_checker": [None, None],
              "requires_safety_checker": False}
-    for part, _, _, stem, kind in PARTS:
-        tensors = {name: t.half() if half else t for name, t in networks[part].state_dict().items()}
-        save_tensors(tensors, folder / part / f"{stem}.safetensors")
-        settings = public_settings(part, kind, networks, tokenizer)
+    for part, _, _, _, kind in PARTS:
+        settings = public_settings(part, kind, configs, tokenizer)
         write(f"{part}/config.json", settings if part == "text_encoder" else settings | version)
         index[part] = ["transformers" if part == "text_encoder" else "diffusers", kind]
     tokenizer.save(folder / "tokenizer")
@@ -410,93 +511,8 @@ def write_model(folder, tokenizer, networks, schedule, half):
 def save_model(folder, tokenizer, networks, schedule, half=False):
     """The whole model, which diffusers opens too; an earlier one in its place stays until the new
     one is whole."""
-    folder = Path(folder)
-    beside, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        write_model(beside, tokenizer, networks, schedule, half)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-        os.replace(beside, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"{folder} could not be written: {error}") from None
-    finally:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-# === LoRA files ===================================================================================
-# A LoRA is for each of some layers two thin matrices, down (r, d_in) and up (d_out, r):
-# W += strength * alpha / r * up @ down. Tools agree on that and spell the layer's name each in its
-# own way. Of up_blocks.0.attn.to_q in the UNet:
-#     kohya, A1111, ComfyUI  lora_unet_up_blocks_0_attn_to_q.lora_down.weight  .lora_up.weight
-#     peft                   unet.up_blocks.0.attn.to_q.lora_A.weight          .lora_B.weight
-#     diffusers before peft  unet.up_blocks.0.attn.to_q.lora.down.weight       .lora.up.weight
-# Read are all of them, by bringing each to kohya's, and written is kohya's, which all tools read.
-
-PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-LORA_NAME = re.compile(r"(.+?)\.(?:lora_|lora\.|lora_linear_layer\.)?(down|up|A|B|alpha)"
-                       r"(?:\.weight)?")
-
-
-def kohya_name(part, layer):
-    """unet, up_blocks.0.attn.to_q -> lora_unet_up_blocks_0_attn_to_q."""
-    return PREFIXES[part] + layer.replace(".", "_")
-
-
-def split_lora_name(name):
-    """A tensor's name in any spelling -> (the layer by kohya's name, "down", "up" or "alpha"); None
-    for what is no LoRA's."""
-    # diffusers' attention processors: attn1.processor.to_q_lora.down
-    name = re.sub(r"\.processor\.(to_\w+)_lora\.", r".\1.lora.", name)
-    name = name.replace(".to_out.lora.", ".to_out.0.lora.")
-    match = LORA_NAME.fullmatch(name)
-    if not match:
-        return None
-    layer, role = match.groups()
-    for part, prefix in PREFIXES.items():
-        layer = layer.replace(part + ".", prefix, 1)
-    layer = layer.replace(".", "_")
-    # transformers 5 leaves out text_model.
-    layer = layer.replace("lora_te_encoder_", "lora_te_text_model_encoder_")
-    return layer, {"A": "down", "B": "up"}.get(role, role)
-
-
-def read_lora(path, layers):
-    """{layer by kohya's name: (down (r, d_in), up (d_out, r), alpha / r)} from a LoRA file.
-    `layers` {name: layer} of the model that it is for: what does not fit one is refused."""
-    downs, ups, alphas = {}, {}, {}
-    for name, tensor in load_tensors(path).items():
-        layer, role = split_lora_name(name) or (None, None)
-        if layer not in layers:
-            raise UserError(f"{path}: {name} belongs to no layer of this model")
-        {"down": downs, "up": ups, "alpha": alphas}[role][layer] = tensor.float()
-    peft = json.loads(load_metadata(path).get("lora_adapter_metadata", "{}"))
-    special = [key for key in peft if key.endswith(("_pattern", "use_dora", "use_rslora"))]
-    if any(peft[key] for key in special):
-        raise UserError(f"{path}: a rank or alpha for each layer, dora and rslora are not known to "
-                        "this code")
-    changes = {}
-    for layer in downs | ups:
-        down, up, weight = downs.get(layer), ups.get(layer), layers[layer].weight
-        fits = down is not None and up is not None and down.shape[0] == up.shape[1]
-        if not fits or (len(up), down[0].numel()) != (len(weight), weight[0].numel()):
-            raise UserError(f"{path}: {layer} does not fit this model's layer of "
-                            f"{list(weight.shape)}")
-        r, part = up.shape[1], "unet" if layer.startswith(PREFIXES["unet"]) else "text_encoder"
-        alpha = float(alphas.get(layer, peft.get(f"{part}.lora_alpha", r)))
-        changes[layer] = down.flatten(1), up.flatten(1), alpha / r
-    return changes
-
-
-def save_lora(path, changes):
-    """changes {layer by kohya's name: (down (r, d_in), up (d_out, r))}, with alpha = r."""
-    tensors = {}
-    for layer, (down, up) in changes.items():
-        tensors[f"{layer}.lora_down.weight"] = down
-        tensors[f"{layer}.lora_up.weight"] = up
-        tensors[f"{layer}.alpha"] = torch.tensor(float(len(down)))
-    save_tensors(tensors, path)
+    with replace_folder(folder) as new:
+        write_settings(new, tokenizer, {part: networks[part].config for part in networks}, schedule)
+        for part, _, _, stem, _ in PARTS:
+            tensors = networks[part].state_dict()
+            save_tensors(tensors, new / part / f"{stem}.safetensors", half=half)

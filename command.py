@@ -1,13 +1,10 @@
-"""What makes a script a command: flags, refusals in one line, and the state from which an
-interrupted run goes on.
+"""What makes a script a command: flags, refusals in one line, and the state from which it goes on.
 
 Nobody came to read this, so it stands here once. A script's Config is the one place where its
 options are written down: each field is a flag, and the field's comment is what -h says of it. What
-only the user can put right is a UserError, which ends in one line and status 2. All files are
-written beside their place and then renamed, so that what is there is whole.
+only the user can put right is a UserError (files.py), which ends in one line and status 2.
 """
 import argparse
-import errno
 import hashlib
 import inspect
 import json
@@ -15,19 +12,13 @@ import os
 import re
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
-
-class UserError(Exception):
-    """Something only the user can put right. The message says what, where and what to do, in one
-    line."""
+from files import UserError, load_tensors, read_metadata, save_tensors, shown
 
 
 # === flags ========================================================================================
@@ -66,24 +57,38 @@ def parse_flags(config_class, description):
     return config_class(**vars(parser.parse_args()))
 
 
-OF_THE_DISK = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+def prepare_streams():
+    """Services run without an error stream, and terminals may not know the letters of a prompt:
+    what is printed there must not end a run."""
+    for number in (0, 1, 2):  # else the next file that is opened would be taken for the stream
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        else:
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def run(main, *arguments):
-    """Runs a script's main: a user's mistake ends in one line and status 2, an interrupt in none
-    and 130."""
+    """Runs a script's main: a user's mistake, and what the machine refuses, end in one line and
+    status 2, an interrupt in none and 130."""
     def refuse(message):
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
+    prepare_streams()
     try:
         main(*arguments)
     except UserError as error:
         refuse(error)
-    except OSError as error:
-        if error.errno not in OF_THE_DISK:
-            raise
-        refuse(f"{error.filename or 'the disk'}: {error.strerror}")
+    except BrokenPipeError:  # python dreambooth.py | head: nobody listens any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
+    except OSError as error:  # a full disk, a folder that vanished, a quota
+        refuse(f"{error.filename or 'the disk'}: {error.strerror or error}")
     except torch.OutOfMemoryError:
         refuse("the GPU's memory is full: a smaller --size or --batch-size, or --dtype bfloat16, "
                "needs less")
@@ -139,6 +144,13 @@ def check_machine(cfg):
                         "underflow)")
 
 
+def check_words(cfg, tokenizer, *names):
+    """What is said of a subject must have a word in it."""
+    for name in names:
+        if not tokenizer.encode(getattr(cfg, name)):
+            raise UserError(f'{flag(name)} "{getattr(cfg, name)}" has no word in it')
+
+
 def check_size(size, unit, least):
     """The side of the pictures in pixels: a multiple of what one position of the network stands
     for."""
@@ -157,64 +169,14 @@ def pick_device(name):
     return name
 
 
-# === files of tensors =============================================================================
-
-def save_tensors(tensors, path, metadata=None):
-    """A safetensors file that is whole or not there: written beside, then renamed."""
-    path = Path(path)
-    beside = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, beside, {"format": "pt"} | (metadata or {}))
-        os.replace(beside, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} could not be written: {error}") from None
-    finally:  # after Ctrl-C too
-        with suppress(OSError):
-            beside.unlink()
-
-
-def open_tensors(path, advice):
-    """A safetensors file, open; what goes wrong with it is a UserError that ends in `advice`."""
-    if Path(path).suffix in (".pt", ".bin", ".ckpt"):
-        raise UserError(f"{path} is a pickle, which can run anything when it is opened; convert it "
-                        "to safetensors first")
-    try:
-        return safe_open(path, "pt")
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}){advice}") from None
-
-
-def load_metadata(path, advice=""):
-    """{name: text}, what was said beside the tensors."""
-    with open_tensors(path, advice) as file:
-        return file.metadata() or {}
-
-
-def load_tensors(path, advice=""):
-    """{name: tensor}, on the CPU."""
-    with open_tensors(path, advice) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}
-
-
 # === an interrupted run ===========================================================================
 
 def check_state(path, settings):
     """Refuses a state that was made with other settings."""
-    then = json.loads(load_metadata(path, ": leave out --resume").get("settings", "{}"))
+    [then] = read_metadata(path, ["settings"], ": leave out --resume")
     if changed := [name for name in settings | then if then.get(name) != settings.get(name)]:
-        raise UserError(f"{path} was made with other settings ({', '.join(changed)}): give the "
-                        "same ones, or leave out --resume")
-
-
-def read_numbers(path):
-    """The numbers of a state, such as the step."""
-    metadata = load_metadata(path, ": leave out --resume")
-    numbers = [name for name in metadata if name not in ("format", "settings")]
-    return {name: json.loads(metadata[name]) for name in numbers}
+        raise UserError(f"{path} was made with other settings ({shown(', '.join(changed))}): give "
+                        "the same ones, or leave out --resume")
 
 
 def write_state(path, settings, weights, optimizer, **numbers):
@@ -223,24 +185,39 @@ def write_state(path, settings, weights, optimizer, **numbers):
     tensors = {f"weight.{i}": tensor for i, tensor in enumerate(weights)}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": tensor for name, tensor in moments.items()}
-    numbers["settings"] = settings
-    save_tensors(tensors, path, {name: json.dumps(value) for name, value in numbers.items()})
+    about = {"settings": json.dumps(settings), "numbers": json.dumps(numbers)}
+    save_tensors(tensors, path, about)
 
 
-def read_state(path, weights, optimizer):
-    """Puts a state back in place, and returns its numbers."""
-    tensors, moments = load_tensors(path, ": leave out --resume"), {}
+def read_numbers(path):
+    """The numbers of a state, the step among them."""
+    [numbers] = read_metadata(path, ["numbers"], ": leave out --resume")
+    if type(numbers.get("step")) is not int:
+        raise UserError(f"{path} does not say which step it is of: leave out --resume")
+    return numbers
+
+
+def read_state(path, weights, optimizer, steps):
+    """Puts a state back in place, and returns its numbers. It must be of one of so many steps."""
+    numbers, tensors, moments = read_numbers(path), load_tensors(path), {}
+    if not 0 < numbers["step"] <= steps:
+        raise UserError(f"{path} is of step {numbers['step']} of {steps}: leave out --resume")
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    shapes = {f"weight.{i}": weight.shape for i, weight in enumerate(weights)}
     for name in [name for name in tensors if name.startswith("adam.")]:
         _, i, moment = name.split(".")
-        moments.setdefault(int(i), {})[moment] = tensors.pop(name)
-    saved = [tensors.get(f"weight.{i}", torch.empty(0)) for i in range(len(tensors))]
-    if [tensor.shape for tensor in saved] != [weight.shape for weight in weights]:
+        moments.setdefault(int(i), {})[moment] = tensors[name]
+        if moment != "step":
+            shapes[name] = params[int(i)].shape if int(i) < len(params) else None
+        else:
+            shapes[name] = torch.Size()
+    if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
         raise UserError(f"{path} is the state of another model: leave out --resume")
-    for weight, tensor in zip(weights, saved):
-        weight.data.copy_(tensor)
+    for i, weight in enumerate(weights):
+        weight.data.copy_(tensors[f"weight.{i}"])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    return read_numbers(path)
+    return numbers
 
 
 # The same for a method's script, whose Config says where the state is and whether to go on from it.
@@ -277,9 +254,12 @@ def resumed_numbers(cfg):
     return read_numbers(state_path(cfg)) if resumes(cfg) else {}
 
 
-def load_state(cfg, weights, optimizer):
-    """With --resume: puts a state back in place, and returns its numbers; {} if there is none."""
-    return read_state(state_path(cfg), weights, optimizer) if resumes(cfg) else {}
+def load_state(cfg, weights, optimizer, steps=None):
+    """With --resume: puts a state back in place, and returns its numbers; {} if there is none. It
+    must be of one of so many steps, those of the Config."""
+    if not resumes(cfg):
+        return {}
+    return read_state(state_path(cfg), weights, optimizer, steps or cfg.steps)
 
 
 def save_state(cfg, photos, weights, optimizer, **numbers):
@@ -291,7 +271,7 @@ def check_finite(loss, norm, step):
     is not finite."""
     if not (loss.isfinite() and norm.isfinite()):
         raise UserError(f"the loss, {loss.item()}, or its gradient is not finite at step "
-                        f"{step + 1}: try a lower --lr")
+                        f"{step + 1}: start again with a lower --lr")
 
 
 # === what is shown ================================================================================

@@ -18,7 +18,6 @@ where HyperDreamBooth ends and where DreamBooth does (between two looks the line
 """
 import argparse
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -27,8 +26,9 @@ import dreambooth
 import hyperdreambooth
 import textual_inversion
 from command import run
+from files import UserError, claim, read_json, save_text
 from measure import draw_stranger, learn_subject, make_scale, measure, questions, shipped_subject
-from pictures import load_pictures, sheet
+from pictures import load_pictures, save_picture, sheet
 from tables import LOOKS, results_after, table, table_of_race, table_on_the_way
 from tiny_world.judge import Judge
 from tiny_world.subjects import WHO
@@ -131,19 +131,28 @@ def parse_arguments():
     if (a.out / "results.json").exists() and not a.resume:
         p.error(f"{a.out / 'results.json'} is there: --resume goes on with it, another --out "
                 "begins anew")
-    return p, a, {name: experiment for name, experiment in known.items() if name in asked}
+    return a, {name: experiment for name, experiment in known.items() if name in asked}
+
+
+def read_results(file, people):
+    """{subject: {experiment: result}} of an earlier run, in which everybody was told apart from as
+    many people."""
+    done = read_json(file)
+    for results in done.values():
+        if not isinstance(results, dict) or not all(
+                isinstance(one, dict) and "likeness" in one for one in results.values()):
+            raise UserError(f"{file} holds no results: delete it, or take another --out")
+        if {result.get("people") for result in results.values()} - {people}:
+            raise UserError(f"{file}: people were told apart from another number of others; take "
+                            "another --out")
+    return done
 
 
 def main():
-    parser, a, experiments = parse_arguments()
-    file, done = a.out / "results.json", {}
-    if file.exists():
-        done = json.loads(file.read_text("utf-8"))
-        people = {result.get("people") for results in done.values() for result in results.values()}
-        if people - {max(1, a.faces)}:
-            parser.error(f"--resume: in {file} people were told apart from another number of "
-                         "others")
-    a.out.mkdir(parents=True, exist_ok=True)
+    a, experiments = parse_arguments()
+    claim(a.out)
+    file = a.out / "results.json"
+    done = read_results(file, max(1, a.faces)) if file.exists() else {}
     judge = Judge.load()
     if a.faces:
         subjects = [draw_stranger(100 + i, a.out / "photos") for i in range(a.faces)]
@@ -156,10 +165,9 @@ def main():
         compared_with = scales if a.faces else {subject.name: scales[subject.name]}
         results, rows = compare_subject(judge, subject, compared_with, experiments, a.out,
                                         on_the_way=bool(a.faces))
-        sheet(rows).save(a.out / f"{subject.name.replace(' ', '')}.png")
+        save_picture(sheet(rows), a.out / f"{subject.name.replace(' ', '')}.png")
         done[subject.name] = done.get(subject.name, {}) | results
-        file.with_suffix(".partial").write_text(json.dumps(done, indent=1), "utf-8")
-        os.replace(file.with_suffix(".partial"), file)
+        save_text(json.dumps(done, indent=1), file)
     results = {}
     for subject in subjects:
         results[subject.name] = {name: done[subject.name][name] for name in experiments}

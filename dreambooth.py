@@ -32,17 +32,20 @@ from pathlib import Path
 
 import torch
 
-from command import (UserError, check_at_least, check_finite, check_machine, check_not_negative,
-                     check_positive, check_resume, check_size, check_subject, fill_in, flag,
-                     load_metadata, load_state, load_tensors, parse_flags, pick_device, progress,
-                     run, save_state, save_tensors, state_path, watch)
-from pictures import load_pictures, save_picture, sheet, square
+from command import (check_at_least, check_finite, check_machine, check_not_negative,
+                     check_positive, check_resume, check_size, check_subject, check_words, fill_in,
+                     load_state, parse_flags, pick_device, progress, run, save_state, state_path,
+                     watch)
+from files import check_place, claim, load_metadata, load_tensors, save_tensors
+from pictures import load_pictures, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 
 @dataclass
 class Config:
     model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    revision: str = ""                # branch or commit of a model on the hub
+    variant: str = ""                 # fp16: the weights' files of that name
     images: str = ""                  # folder with 3 to 6 photos; "": the tiny world's cat
     class_name: str = ""              # what the subject is; the wrong noun costs two fifths of the
                                       # likeness, no noun three (DINO, table 4)
@@ -149,15 +152,16 @@ def prepare(cfg):
     if not cfg.images:
         cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
     photos = load_pictures(cfg.images)
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device))
+    claim(cfg.out)
+    check_place(Path(cfg.out) / "model")
+    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
+                                         variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
     check_size(cfg.size, sd.vae.factor, 2 * sd.vae.factor)
-    for name in ("class_name", "token"):
-        if not sd.tokenizer.encode(getattr(cfg, name)):
-            raise UserError(f'{flag(name)} "{getattr(cfg, name)}" has no word in it')
+    warn_of_small(photos, cfg.size)
+    check_words(cfg, sd.tokenizer, "class_name", "token")
     check_resume(cfg, photos)
     bind_token(sd, cfg.token)
-    Path(cfg.out).mkdir(parents=True, exist_ok=True)
     return sd, cfg, photos
 
 

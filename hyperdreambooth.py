@@ -37,14 +37,13 @@ in the order of this file:
 Follows the paper: a, b, rank 1, several guesses from one look at the photo, a decoder of 2 layers,
 a head for each layer, 40 steps. Not given in what can be read of it, and chosen here: which layers
 (see adapted_layers), 4 guesses, the LoRA's rank, all learning rates. A_train starts as a constant
-and theta is the change from there: were both A and B zero, neither would receive a gradient from
-their product.
+and theta is the change from there: were A and B both zero, neither would receive a gradient.
 Different: theta's change stands beside the weights (a hook), where the paper adds it to them; the
 sums are the same. The heads are used in every round, as the next one looks at the numbers; in the
-paper only tokens go round, and the heads come last. f is added to all tokens, where the paper sets
-it before them as one more, and comes from a small transformer on the VAE's latent, trained along,
-instead of a ViT-H: no second download. (Of the two public ports one, MFaceTech's, lets the decoder
-look at all vectors of a frozen ViT; the other, HyperKohaku, has a = 96, b = 48 and no finetuning.)
+paper only tokens go round. f is added to all tokens, where the paper sets it before them, and comes
+from a small transformer on the VAE's latent, trained along, instead of a ViT-H: no second download.
+(Of the two public ports one, MFaceTech's, lets the decoder look at all vectors of a frozen ViT; the
+other, HyperKohaku, has a = 96, b = 48 and no finetuning.)
 Not here: finding the face in a photo and cropping it, a frozen image encoder.
 """
 import json
@@ -56,17 +55,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from checkpoint import kohya_name, save_lora
-from command import (UserError, check_at_least, check_finite, check_machine, check_positive,
-                     check_size, check_subject, fill_in, flag, load_metadata, load_tensors,
-                     parse_flags, pick_device, progress, run, save_tensors, watch)
-from pictures import load_pictures, open_picture, save_picture, sheet, square
+from command import (check_at_least, check_finite, check_machine, check_positive, check_size,
+                     check_subject, check_words, fill_in, parse_flags, pick_device, progress, run,
+                     watch)
+from files import (UserError, claim, load_metadata, load_weights, read_metadata, save_tensors,
+                   shown)
+from lora_file import kohya_name, save_lora
+from pictures import load_pictures, open_picture, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 
 @dataclass
 class Config:
     model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    revision: str = ""                # branch or commit of a model on the hub
+    variant: str = ""                 # fp16: the weights' files of that name
     images: str = ""                  # a picture, or a folder whose first one is taken; "": the
                                       # tiny world's face
     class_name: str = ""              # what the hypernetwork was trained on
@@ -176,6 +179,8 @@ class Hypernetwork(nn.Module):
 
     def __init__(self, layers, payload, channels, side, width=128, iterations=4):
         super().__init__()
+        if not 1 <= iterations <= 64:
+            raise ValueError(f"{iterations} iterations")
         self.config = {"layers": layers, "payload": payload, "channels": channels, "side": side,
                        "width": width, "iterations": iterations}
         self.patch_embed = nn.Conv2d(channels, width, side // 8, stride=side // 8)
@@ -215,43 +220,36 @@ def purpose(sd, cfg):
 
 def check_purpose(path, sd, cfg):
     """Refuses a file of thetas, or of a network that writes them, that is for something else."""
-    then, wrong = json.loads(load_metadata(path).get("purpose", "{}")), []
-    for name, value in purpose(sd, cfg).items():
-        if then.get(name) != value:
-            wrong.append(f"{name} {then.get(name)}, and this is {value}")
-    if wrong:
+    [then], now = read_metadata(path, ["purpose"]), purpose(sd, cfg)
+    if wrong := [f"{name} {shown(then.get(name))}, and this is {now[name]}" for name in now
+                 if then.get(name) != now[name]]:
         raise UserError(f"{path} is for {'; '.join(wrong)}: this needs another one")
-
-
-def check_hypernetwork(cfg):
-    """Before a model is loaded: is there a file, if one is wanted?"""
-    of_tiny = Path(cfg.model).resolve() == Path(TINY).resolve()
-    if not cfg.hypernetwork and not (of_tiny and HYPERNETWORK.exists()):
-        raise UserError("--hypernetwork is missing: learn_hypernetwork.py makes one; "
-                        "--hypernetwork none goes without")
-    if cfg.hypernetwork not in ("", "none"):
-        load_metadata(cfg.hypernetwork)
 
 
 def load_hypernetwork(path, sd, cfg):
     check_purpose(path, sd, cfg)
-    network = Hypernetwork(**json.loads(load_metadata(path)["network"]))
-    network.load_state_dict({name: tensor.float() for name, tensor in load_tensors(path).items()})
-    return network.to(sd.device).eval()
+    [settings], tensors = read_metadata(path, ["network"]), load_weights(path)
+    try:
+        with torch.device("meta"):  # no memory yet: the file's own tensors will be the weights
+            network = Hypernetwork(**settings)
+        network.load_state_dict(tensors, assign=True)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"{path} holds no network that can be built ({shown(error)})") from None
+    return network.float().to(sd.device).eval()
 
 
 @torch.no_grad()
 def predict_theta(sd, cfg, photo):
     """theta (j, a + b): what the hypernetwork guesses for a photo; what it guessed before, from a
     person's own file; or 0 without either."""
-    path = Path(cfg.hypernetwork or HYPERNETWORK)
+    path, shape = Path(cfg.hypernetwork or HYPERNETWORK), (len(sd.lidb.layers), cfg.a + cfg.b)
     if cfg.hypernetwork == "none":
-        return torch.zeros(len(sd.lidb.layers), cfg.a + cfg.b, device=sd.device)
-    guess = {} if "network" in load_metadata(path) else load_tensors(path)
-    if guess and "theta" not in guess:
-        raise UserError(f"{path} holds no hypernetwork, and no guess of one")
-    check_purpose(path, sd, cfg)
-    if guess:
+        return torch.zeros(shape, device=sd.device)
+    if "network" not in load_metadata(path):
+        guess = load_weights(path)
+        if "theta" not in guess or guess["theta"].shape != shape:
+            raise UserError(f"{path} holds no hypernetwork, and no guess of one")
+        check_purpose(path, sd, cfg)
         return guess["theta"].to(sd.device)
     network = load_hypernetwork(path, sd, cfg)
     with sd.autocast(cfg.dtype):
@@ -297,18 +295,22 @@ def prepare(cfg):
         cfg = replace(cfg, images=str(SUBJECTS / "face"), class_name="face")
     images = Path(cfg.images)
     photos = load_pictures(images, most=1) if images.is_dir() else [open_picture(images)]
-    check_hypernetwork(cfg)
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device))
+    if not cfg.hypernetwork and Path(cfg.model).resolve() != Path(TINY).resolve():
+        raise UserError("--hypernetwork is missing: learn_hypernetwork.py makes one; "
+                        "--hypernetwork none goes without")
+    if cfg.hypernetwork not in ("", "none"):
+        load_metadata(cfg.hypernetwork)
+    claim(cfg.out)
+    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
+                                         variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
     check_size(cfg.size, sd.vae.factor, 2 * sd.vae.factor)
-    for name in ("class_name", "token"):
-        if not sd.tokenizer.encode(getattr(cfg, name)):
-            raise UserError(f'{flag(name)} "{getattr(cfg, name)}" has no word in it')
+    warn_of_small(photos, cfg.size)
+    check_words(cfg, sd.tokenizer, "class_name", "token")
     sd.freeze()
     sd.lidb = LiDB(sd, cfg.a, cfg.b)
     sd.lidb.theta = predict_theta(sd, cfg, photos[0])
     sd.lidb.added = [sd.lidb.factors(sd.lidb.theta)]
-    Path(cfg.out).mkdir(parents=True, exist_ok=True)
     return sd, cfg, photos
 
 
@@ -385,9 +387,7 @@ def main(cfg):
 
     rows = [("the picture", squares)]
     for prompt in drawn["before"]:
-        row = []
-        for pictures in drawn.values():
-            row += [*pictures[prompt], None]
+        row = [one for pictures in drawn.values() for one in (*pictures[prompt], None)]
         rows.append((f'"{prompt}"     {"  |  ".join(drawn)}', row))
     save_picture(sheet(rows), out / "before_after.png")
     noise_after = sd.loss_by_noise(squares, sentence)

@@ -5,7 +5,7 @@
 
 The hypernetwork H looks at one picture of a person and writes theta, a LiDB's numbers. It is good
 if the model with theta knows the person's other pictures; and it may be told what to write, a theta
-that was found for each person alone (HyperDreamBooth, section 4.2). With theta^ = H(photo),
+that was found for each person alone (thetas.py; section 4.2). With theta^ = H(photo),
 
     loss = E |eps - eps_theta^(x_t, t, "a sks face")|^2
          + beta |theta^ - theta|^2 / |theta - mean|^2
@@ -17,10 +17,9 @@ that was found for each person alone (HyperDreamBooth, section 4.2). With theta^
 Follows the paper: the two-term loss, rank-1 LiDB in UNet and text encoder, one sentence for all.
 Different: beta is 0 unless it is given, as the noise loss alone learns more (measured: RESULTS.md).
 Else the distance is in units of the thetas' variance, so beta means the same at every size and 1 is
-as far as the mean person; everyone's theta starts from one that was trained on all people together,
-and H from the mean of all, the paper's from zero: what is left is what sets a person apart. Where a
-person has several pictures, H looks at one and others are denoised: so theta holds the person, not
-the picture.
+as far as the mean person; H starts from the mean of all, the paper's from zero. Where a person has
+several pictures, H looks at one and others are denoised: so theta holds the person, not the
+picture.
 Not here: training on several GPUs.
 """
 import json
@@ -32,13 +31,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from command import (UserError, check_at_least, check_finite, check_machine, check_not_negative,
-                     check_positive, check_resume, check_size, check_state, fill_in, flag,
-                     load_state, load_tensors, parse_flags, pick_device, progress, run,
-                     run_settings, save_state, save_tensors, state_path, watch)
-from hyperdreambooth import Hypernetwork, LiDB, noise_loss, purpose
+from command import (check_at_least, check_finite, check_machine, check_not_negative,
+                     check_positive, check_resume, check_size, check_state, check_words, fill_in,
+                     load_state, parse_flags, pick_device, progress, run, run_settings, save_state,
+                     state_path, watch)
+from files import UserError, claim, save_tensors
+from hyperdreambooth import Hypernetwork, LiDB, purpose
 from pictures import open_picture, square
 from stable_diffusion import TINY, StableDiffusion
+from thetas import find_thetas, loss_with_theta
 
 
 @dataclass
@@ -46,6 +47,8 @@ class Config:
     images: str = ""                  # of people: of each a picture, or a folder of pictures
     class_name: str = ""              # what they are
     model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    revision: str = ""                # branch or commit of a model on the hub
+    variant: str = ""                 # fp16: the weights' files of that name
     token: str = "sks"                # the identifier, the same one for all
     steps: int = None                 # None, here and below: what SETTINGS has
     lr: float = None                  # 3 times more: it forgets faster than it learns
@@ -80,16 +83,7 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
 }
 
 
-# === the method: the noise loss with a theta ======================================================
-
-def loss_with_theta(sd, cfg, theta, z, generator):
-    """The noise loss of latents z (p, c, y, x) with theta beside the weights: (p, j, a + b), or (j,
-    a + b) for all of them."""
-    sd.lidb.added = [sd.lidb.factors(theta)]
-    with sd.autocast(cfg.dtype):
-        words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(z))          # (p, l, d)
-        return noise_loss(sd, z.to(theta), words, generator)
-
+# === the method: the two-term loss ================================================================
 
 def draw_people(z, people, chosen, generator):
     """Of each chosen person three pictures in an order by chance: (p, c, y, x) for H to look at,
@@ -110,59 +104,6 @@ def hypernetwork_loss(sd, cfg, network, seen, hidden, theta, generator):
     if theta is None:
         return noise, torch.zeros_like(noise)
     return noise, F.mse_loss(guess, theta) / network.scale ** 2
-
-
-# === the method: a theta for each person ==========================================================
-
-def fit_thetas(sd, cfg, z, people, theta, generator):
-    """Trains theta in place. theta (p, j, a + b): one for each of the p people; or (1, j, a + b):
-    one for all of them together, of whom each step sees some."""
-    optimizer = torch.optim.Adam([theta.requires_grad_(True)], lr=cfg.theta_lr)
-    for step in range(cfg.theta_steps):
-        shown = people
-        if len(theta) != len(people):
-            some = torch.randperm(len(people), generator=generator)[:cfg.theta_batch]
-            shown = [people[i] for i in some]
-        pictures = [rows[torch.randint(len(rows), (1,), generator=generator)] for rows in shown]
-        loss = loss_with_theta(sd, cfg, theta.expand(len(shown), -1, -1), z[pictures], generator)
-        # The sum over people, not their mean: what Adam's eps makes of someone's gradient must not
-        # depend on how many others there are.
-        (loss * len(shown)).backward()
-        check_finite(loss, theta.grad.norm(), step)
-        optimizer.param_groups[0]["lr"] = cfg.theta_lr * (1 - step / cfg.theta_steps)
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def find_thetas(sd, cfg, z, people):
-    """theta of everyone, (people, j, a + b), on the CPU: first one of all together, then from there
-    one of each, many at once, since a batch may have other weights for each picture. They are kept
-    in out/theta, in blocks, and only those that lack are found."""
-    folder, names, everyone = Path(cfg.out) / "theta", list(people), "all people together"
-    settings = purpose(sd, cfg) | {"pictures": run_settings(cfg, [z.numpy()])["photos"]}
-    for name in ("theta_steps", "theta_lr", "theta_batch", "size", "seed", "dtype"):
-        settings[name] = getattr(cfg, name)
-    blocks = {"start": [everyone]}
-    for first in range(0, len(names), cfg.theta_batch):
-        blocks[f"{first:06d}"] = names[first:first + cfg.theta_batch]
-    start, found = torch.zeros(len(sd.lidb.layers), cfg.a + cfg.b), {}
-    for number, title in enumerate(progress(blocks, "thetas, blocks of people")):
-        path, block = folder / f"{title}.safetensors", blocks[title]
-        if not path.exists():
-            theta = start.to(sd.device).repeat(len(block), 1, 1)
-            # A block's chance is its own, so that it does not matter which are there already.
-            chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + number)
-            shown = list(people.values()) if title == "start" else [people[name] for name in block]
-            fit_thetas(sd, cfg, z, shown, theta, chance)
-            tensors = {name: one.half() for name, one in zip(block, theta)}
-            save_tensors(tensors, path, {"settings": json.dumps(settings)})
-        check_state(path, settings)
-        tensors = load_tensors(path)
-        if set(tensors) != set(block):
-            raise UserError(f"{path} is of other people: give the same --images, or another --out")
-        found |= {name: theta.float() for name, theta in tensors.items()}
-        start = found[everyone]
-    return torch.stack([found[name] for name in names])
 
 
 # === before training ==============================================================================
@@ -212,21 +153,20 @@ def prepare(cfg):
         raise UserError(f"--width {cfg.width}: a multiple of 32, please")
     if not Path(cfg.images).is_dir():
         raise UserError(f"--images {cfg.images} is no folder")
+    claim(cfg.out)
     result, state = Path(cfg.out) / "hypernetwork.safetensors", state_path(cfg)
     if not cfg.resume and (state.exists() or result.exists()):
         raise UserError(f"{cfg.out} has a hypernetwork already, or the state of one: --resume goes "
                         "on, another --out begins anew")
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device))
+    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
+                                         variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size)
     check_size(cfg.size, 8 * sd.vae.factor, 8 * sd.vae.factor)  # a latent is cut into 8 x 8 patches
-    for name in ("class_name", "token"):
-        if not sd.tokenizer.encode(getattr(cfg, name)):
-            raise UserError(f'{flag(name)} "{getattr(cfg, name)}" has no word in it')
+    check_words(cfg, sd.tokenizer, "class_name", "token")
     people = read_people(sd, cfg)
     check_resume(cfg, people_bytes(people))
     sd.freeze()
     sd.lidb = LiDB(sd, cfg.a, cfg.b)
-    Path(cfg.out).mkdir(parents=True, exist_ok=True)
     return sd, cfg, people
 
 

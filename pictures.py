@@ -4,40 +4,77 @@ many on one sheet.
 Nobody came to read this either (see command.py). Pictures are PIL images; tensors of them are
 (b, 3, y, x) in [-1, 1].
 """
-import os
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
-from command import UserError
+from files import UserError, beside, check_file, shown
 
 
 # === from files ===================================================================================
 
+RAW = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw")
+HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1")
+
+
 def open_picture(path):
-    """One picture as people have them (rotated by EXIF, transparent, palette, grey, CMYK, 16 bits)
-    as an upright RGB image."""
+    """One picture as people have them (rotated by EXIF, with a colour profile, transparent,
+    palette, grey, CMYK, 16 bits) as an upright RGB image, in sRGB."""
+    path = Path(path)
+    check_file(path)
+    if path.suffix.lower() in RAW:  # Pillow would open the thumbnail in it
+        raise UserError(f"{path} is a camera's raw file: export it as JPEG first")
     try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+        if head[4:8] == b"ftyp" and head[8:] in HEIC:
+            raise UserError(f"{path} is HEIC, whatever its name: save it as JPEG first")
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             image.load()
     except UnidentifiedImageError:
-        heic = Path(path).suffix.lower() in (".heic", ".heif")
-        what = "HEIC: save it as JPEG first" if heic else "not a picture Pillow can read"
-        raise UserError(f"{path} is {what}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None  # SyntaxError: of a broken PNG
+        raise UserError(f"{path} is not a picture Pillow can read") from None
+    except UserError:
+        raise
+    except Exception as error:  # a broken file can make its decoder raise anything
+        raise UserError(f"{path} cannot be read: {shown(error)}") from None
+    if min(image.size) < 4:
+        raise UserError(f"{path} is {image.width} x {image.height} pixels: too small to show "
+                        "anything")
     if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits: Pillow would clip them
         grey = np.asarray(image).astype("float32")
         white = 65535 if image.mode.startswith("I;16") or grey.max() > 255 else 255
         image = Image.fromarray((grey * (255 / white)).round().clip(0, 255).astype("uint8"))
+    image = to_srgb(image, path)
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def to_srgb(image, path):
+    """An iPhone's colours are Display P3, a print's are those of its inks: the numbers mean other
+    colours there than on a screen."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(profile):
+            return image
+        if image.mode == "P" or "transparency" in image.info:
+            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        if image.mode == "LA":
+            return image
+        mode, srgb = "RGBA" if image.mode == "RGBA" else "RGB", ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, profile, srgb, outputMode=mode)
+    except (ImageCms.PyCMSError, OSError) as error:
+        print(f"{path}: its colour profile cannot be used ({error})", file=sys.stderr)
+        return image
 
 
 def load_pictures(folder, most=None):
@@ -57,6 +94,15 @@ def load_pictures(folder, most=None):
     if not pictures:
         raise UserError(f"no pictures in {folder}: put photos of the subject there")
     return pictures
+
+
+def warn_of_small(photos, size):
+    """Says once if photos have to be enlarged to be learned from."""
+    small = [photo for photo in photos if min(photo.size) < size]
+    if small:
+        print(f"{len(small)} of {len(photos)} photos are smaller than {size} pixels, the smallest "
+              f"{min(min(photo.size) for photo in small)}: enlarged, they teach softness too",
+              file=sys.stderr)
 
 
 # === to numbers and back ==========================================================================
@@ -128,7 +174,5 @@ def stack(images):
 
 def save_picture(image, path):
     """A file that is whole or not there: written beside, then renamed."""
-    path = Path(path)
-    beside = path.with_name(f"{path.stem}.partial{path.suffix}")
-    image.save(beside)
-    os.replace(beside, path)
+    with beside(path) as place:
+        image.save(place)

@@ -18,6 +18,7 @@ Not here: safety checker, image-to-image, inpainting, schedulers beyond ddpm.py'
 """
 import argparse
 import hashlib
+import math
 import re
 import sys
 from pathlib import Path
@@ -27,10 +28,13 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from checkpoint import kohya_name, read_lora, read_model, save_model
-from command import UserError, load_tensors, pick_device, run
+from checkpoint import read_model, save_model
+from single_file import read_single_file, write_single_file
+from command import pick_device, run
+from files import UserError, load_weights, shown
+from lora_file import kohya_name, read_lora
 from ddpm import SAMPLERS, Schedule, ScheduleConfig
-from pictures import to_images, to_tensor
+from pictures import save_picture, to_images, to_tensor
 
 TINY = str(Path(__file__).parent / "tiny_world" / "model")    # the embedded default
 SUBJECTS = Path(__file__).parent / "tiny_world" / "subjects"  # a folder of photos for each subject
@@ -80,7 +84,7 @@ class StableDiffusion:
         guidance = self.guidance if guidance is None else guidance
         size = self.size if size is None else size
         height, width = (size, size) if isinstance(size, int) else size
-        self.check_walk(prompts, images, steps, sampler, seed, height, width)
+        self.check_walk(prompts, images, steps, guidance, sampler, seed, height, width)
 
         words = self.read(prompts).repeat_interleave(images, dim=0)                 # (b, l, d)
         if guidance > 1:
@@ -106,7 +110,11 @@ class StableDiffusion:
         for t, z, z_0 in tqdm(self.walk(prompts, **how), total=total, disable=not bar, leave=False):
             pass
         with torch.no_grad():  # one by one: large pictures need the room
-            return to_images(torch.cat([self.decode(one[None]) for one in z]))
+            x = torch.cat([self.decode(one[None]) for one in z])
+        if not x.isfinite().all():  # it would be black
+            raise UserError("the picture is not finite: weights are broken, or too large for "
+                            "float16 (bfloat16 and float32 have room)")
+        return to_images(x)
 
     # --- pictures and latents ---------------------------------------------------------------------
 
@@ -174,18 +182,20 @@ class StableDiffusion:
 
     def load_embeds(self, path):
         """Adds the word that a textual inversion learned, and returns it. A safetensors file with
-        one tensor (n, d) or (d,), named by its word; or, as kohya writes and A1111 reads it, by
-        "emb_params": then the word is the file's name. A1111's own .pt files are pickles and are
+        one tensor (n, d) or (d,), named by its word; or, as kohya and others write, by "emb_params"
+        or "clip_l": then the word is the file's name. A1111's own .pt files are pickles and are
         refused."""
-        tensors = load_tensors(path)
+        tensors = load_weights(path)
         if len(tensors) != 1:
-            raise UserError(f"{path} has {len(tensors)} tensors; a learned word is one")
+            kind = "a word for Stable Diffusion XL" if "clip_g" in tensors else "no single word"
+            raise UserError(f"{path} has {len(tensors)} tensors: it is {kind}")
         [(token, vectors)] = tensors.items()
-        token = Path(path).stem if token == "emb_params" else token
-        if vectors.ndim not in (1, 2) or not vectors.numel():
+        token = Path(path).stem if token in ("emb_params", "clip_l") else token
+        rows = vectors[None] if vectors.ndim == 1 else vectors                  # (n, d)
+        if rows.ndim != 2 or not 1 <= len(rows) <= 75:
             raise UserError(f"{path}: a word is one vector or a few, (n, width), and this is "
                             f"{tuple(vectors.shape)}")
-        self.add_word(token, vectors.view(-1, vectors.shape[-1]))
+        self.add_word(token, rows)
         return token
 
     def load_lora(self, path, strength=1.0):
@@ -197,6 +207,8 @@ class StableDiffusion:
             for name, layer in network.named_modules():
                 if hasattr(layer, "weight"):
                     layers[kohya_name(part, name)] = layer
+        if Path(path).is_dir():
+            path = Path(path) / "pytorch_lora_weights.safetensors"
         changes = read_lora(path, layers)  # all of them, before the first layer is changed
         for name, (down, up, scale) in changes.items():
             weight = layers[name].weight
@@ -206,10 +218,13 @@ class StableDiffusion:
     # --- the whole --------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, name, device="cpu", dtype=torch.float32, revision=None):
-        """`name`: a folder, or a model on the hub; `revision`: a branch or commit there. Weights
-        are `dtype` on `device`."""
-        tokenizer, networks, schedule = read_model(name, revision)
+    def from_pretrained(cls, name, device="cpu", dtype=torch.float32, revision="", variant=""):
+        """`name`: a folder, a single file, or a model on the hub; `revision`: a branch or commit
+        there; `variant`: fp16 for the files of that name. Weights are `dtype` on `device`."""
+        if str(name).endswith((".safetensors", ".ckpt")):
+            tokenizer, networks, schedule = read_single_file(name)
+        else:
+            tokenizer, networks, schedule = read_model(name, revision, variant)
         for network in networks.values():
             network.to(device=device, dtype=dtype).eval()
         return cls(tokenizer, networks["text_encoder"], networks["unet"], networks["vae"], schedule)
@@ -219,6 +234,12 @@ class StableDiffusion:
         half: weights in fp16."""
         networks = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text}
         save_model(folder, self.tokenizer, networks, self.schedule.config, half)
+
+    def save_single_file(self, path):
+        """The whole model in one file, in fp16, as A1111 and ComfyUI open it; without the words
+        that were added."""
+        networks = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text}
+        write_single_file(path, self.tokenizer, networks, self.schedule.config)
 
     def freeze(self):
         """No weight of any part is trained; a method says which are."""
@@ -250,7 +271,7 @@ class StableDiffusion:
         tiny world's model needs less."""
         return 7.5 if self.large else 4.0
 
-    def check_walk(self, prompts, images, steps, sampler, seed, height, width):
+    def check_walk(self, prompts, images, steps, guidance, sampler, seed, height, width):
         """Refuses what no picture can be drawn by."""
         factor = self.vae.factor
         if not prompts or images < 1:
@@ -258,6 +279,8 @@ class StableDiffusion:
                             "prompt, and at least one of its images")
         if not -2 ** 63 <= seed < 2 ** 64:
             raise UserError(f"--seed {seed} does not fit into 64 bits")
+        if not math.isfinite(guidance):
+            raise UserError(f"--guidance {guidance}: a number")
         if not 1 <= steps <= self.schedule.T:
             raise UserError(f"sampling steps must be 1 to {self.schedule.T}, not {steps}")
         if sampler not in SAMPLERS:
@@ -274,26 +297,54 @@ def parse_arguments():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("prompt", nargs="?", default="a photo of a red teapot on the beach")
     p.add_argument("--model", default=TINY,
-                   help="a folder as diffusers saves it, or a name on the hub (default: the tiny "
-                        "world's)")
-    p.add_argument("--revision", help="branch or commit of a model on the hub")
+                   help="a folder as diffusers saves it, a single file, or a name on the hub "
+                        "(default: the tiny world's)")
+    p.add_argument("--revision", default="", help="branch or commit of a model on the hub")
+    p.add_argument("--variant", default="", help="fp16: the weights' files of that name")
     p.add_argument("--embeds", action="append", default=[],
                    help="a learned word (learned_embeds.safetensors); may be repeated")
     p.add_argument("--lora", action="append", default=[],
-                   help="a LoRA (pytorch_lora_weights.safetensors); may be repeated")
+                   help="a LoRA (pytorch_lora_weights.safetensors), or at six tenths of its "
+                        "strength FILE:0.6; may be repeated")
     p.add_argument("--negative", default="", help="what the picture should be unlike")
     p.add_argument("--sampler", default="ddim", choices=SAMPLERS)
     p.add_argument("--sampling-steps", type=int, default=50)
     p.add_argument("--guidance", type=float,
                    help="1 or less: the prompt alone, in half the time (default: the model's)")
     p.add_argument("--images", type=int, default=1, help="pictures of the prompt")
-    p.add_argument("--size", type=int, help="side in pixels (default: the model's)")
+    p.add_argument("--size", help="side in pixels, or WIDTHxHEIGHT (default: the model's)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
     p.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    p.add_argument("--single-file", default="", metavar="FILE",
+                   help="write the model, with its LoRAs, as one .safetensors file too, for A1111 "
+                        "and ComfyUI; words stay in files of their own")
     p.add_argument("--out", default="picture.png",
                    help="several pictures are numbered: picture-1.png, ...")
     return p.parse_args()
+
+
+def parse_size(text):
+    """512, or 512x768, a width and a height, as `walk` has it: a side, or (height, width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if not match:
+        raise UserError(f"--size {text}: a number of pixels, or two as in 512x768")
+    width, height = int(match[1]), int(match[2] or match[1])
+    return height, width
+
+
+def split_strength(text):
+    """FILE:0.6 -> the file and how much of it is added; without a number all of it."""
+    path, colon, strength = text.rpartition(":")
+    try:
+        strength = float(strength)
+    except ValueError:
+        return text, 1.0
+    if not colon or not math.isfinite(strength):
+        return text, 1.0
+    return path, strength
 
 
 def check_out(out):
@@ -305,7 +356,7 @@ def check_out(out):
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error}") from None
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
 def main():
@@ -314,25 +365,28 @@ def main():
     if a.images < 1:
         raise UserError(f"--images {a.images}: at least 1")
     check_out(out)
+    if a.single_file and not a.single_file.endswith(".safetensors"):
+        raise UserError(f"--single-file {a.single_file}: the name should end in .safetensors")
     device, dtype = pick_device(a.device), getattr(torch, a.dtype)
-    sd = StableDiffusion.from_pretrained(a.model, device, dtype, a.revision)
+    size = parse_size(a.size)
+    sd = StableDiffusion.from_pretrained(a.model, device, dtype, a.revision, a.variant)
     for path in a.embeds:
-        sd.load_embeds(path)
+        print(f"a new word: {shown(sd.load_embeds(path))}", file=sys.stderr)
     for path in a.lora:
-        sd.load_lora(path)
+        sd.load_lora(*split_strength(path))
     for word in re.findall(r"<[^<>\s]+>", a.prompt):
         if word not in sd.tokenizer.vocab:
             print(f"the model does not know the word {word}: --embeds FILE adds a learned one",
                   file=sys.stderr)
+    if a.single_file:
+        sd.save_single_file(a.single_file)
+        print(a.single_file)
     pictures = sd.sample(a.prompt, bar=True, negative=a.negative, images=a.images,
                          steps=a.sampling_steps, guidance=a.guidance, sampler=a.sampler,
-                         seed=a.seed, size=a.size)
+                         seed=a.seed, size=size)
     for i, picture in enumerate(pictures, 1):
         path = out if len(pictures) == 1 else out.with_name(f"{out.stem}-{i}{out.suffix}")
-        try:
-            picture.save(path)
-        except OSError as error:
-            raise UserError(f"--out {path} could not be written: {error}") from None
+        save_picture(picture, path)
         print(path)
 
 

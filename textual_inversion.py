@@ -35,16 +35,19 @@ import torch
 import torch.nn.functional as F
 from PIL import ImageOps
 
-from command import (UserError, check_at_least, check_finite, check_machine, check_positive,
-                     check_resume, check_size, check_subject, fill_in, load_state, parse_flags,
-                     pick_device, progress, run, save_state, save_tensors, state_path, watch)
-from pictures import load_pictures, save_picture, sheet, square
+from command import (check_at_least, check_finite, check_machine, check_positive, check_resume,
+                     check_size, check_subject, fill_in, load_state, parse_flags, pick_device,
+                     progress, run, save_state, state_path, watch)
+from files import UserError, claim, file_name, save_tensors
+from pictures import load_pictures, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 
 @dataclass
 class Config:
     model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    revision: str = ""                # branch or commit of a model on the hub
+    variant: str = ""                 # fp16: the weights' files of that name
     images: str = ""                  # folder with 3 to 6 photos; "": the tiny world's cat
     class_name: str = ""              # the coarse word to start from, one token
     token: str = "<it>"               # the new word
@@ -150,9 +153,12 @@ def prepare(cfg):
     if not cfg.images:
         cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
     photos = load_pictures(cfg.images)
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device))
+    claim(cfg.out)
+    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
+                                         variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
     check_size(cfg.size, sd.vae.factor, 2 * sd.vae.factor)
+    warn_of_small(photos, cfg.size)
     coarse = sd.tokenizer.encode(cfg.class_name)
     if len(coarse) != 1:
         raise UserError(f'--class-name "{cfg.class_name}" is {len(coarse)} tokens; the new word '
@@ -165,7 +171,6 @@ def prepare(cfg):
                         f"{room}")
     check_resume(cfg, photos)
     sd.add_word(cfg.token, sd.text.table.weight.data[coarse].repeat(cfg.vectors, 1))
-    Path(cfg.out).mkdir(parents=True, exist_ok=True)
     return sd, cfg, photos
 
 
@@ -235,7 +240,9 @@ def main(cfg):
     before, noise_before = draw_prompts(sd, cfg), sd.loss_by_noise(squares, sentence)
     for log in watch(train(sd, cfg, photos), cfg.steps):
         pass
-    save_tensors({cfg.token: sd.text.table.weight[ids]}, out / "learned_embeds.safetensors")
+    word = {cfg.token: sd.text.table.weight[ids]}
+    save_tensors(word, out / "learned_embeds.safetensors")  # for diffusers
+    save_tensors(word, out / f"{file_name(cfg.token)}.safetensors")  # for A1111, ComfyUI: its name
     after, noise_after = draw_prompts(sd, cfg), sd.loss_by_noise(squares, sentence)
 
     rows = [("the subject", squares)]

@@ -19,7 +19,6 @@ trained with.
 """
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 

@@ -15,10 +15,10 @@ from dataclasses import replace
 sys.path.insert(0, "..")
 import matplotlib.pyplot as plt
 import torch
-from command import load_metadata
+from files import load_metadata
 from hyperdreambooth import (HYPERNETWORK, PROMPTS, Config, LiDB, adapted_layers, load_hypernetwork,
                              prepare, train)
-from learn_hypernetwork import loss_with_theta
+from thetas import loss_with_theta
 from pictures import load_pictures, sheet
 from stable_diffusion import SUBJECTS
 

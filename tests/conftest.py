@@ -1,6 +1,8 @@
 """What the tests share: small random Stable Diffusions in folders that diffusers and transformers wrote themselves."""
+import fcntl
 import gzip
 import importlib.util
+import io
 import os
 import shutil
 import subprocess
@@ -104,6 +106,30 @@ def diffusers_pipeline(folder):
 def pixels(a, b):
     """The largest difference of two pictures, in grey levels."""
     return max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes()))
+
+
+def failing_open(call, error):
+    """For files.open: the `call`-th file of tensors that is written gets its first ten bytes, and then there is this
+    error."""
+    written = []
+
+    class Half(io.FileIO):
+        def write(self, data):
+            super().write(bytes(data)[:10])
+            raise error
+
+    def opened(path, mode="r"):
+        written.extend([path] if mode == "wb" else [])
+        return Half(path, mode) if mode == "wb" and len(written) == call else open(path, mode)
+    return opened
+
+
+def locked(folder):
+    """Another run at work in this folder: it has the lock while its file is open."""
+    folder.mkdir(exist_ok=True)
+    lock = open(folder / ".lock", "w")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
 
 
 # === training a small model ===========================================================================================

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import attn_dreambooth
 from attn_dreambooth import (Config, Stage, attention_penalty, augment, find_word, light_up, main, measure_gaze,
                              plan_stages, prepare, train)
-from command import UserError
+from files import UserError
 from stable_diffusion import StableDiffusion
 
 
@@ -332,7 +332,9 @@ def test_the_command_leaves_its_pictures_and_a_model_that_diffusers_draws_alike(
     assert ended.returncode == 0, ended.stderr
     out = tmp_path / "out"
     left = sorted(path.name for path in out.iterdir())
-    assert left == ["attention.png", "before_after.png", "learned_embeds.safetensors", "model"]
+    assert left == [".lock", "attention.png", "before_after.png", "it.safetensors", "learned_embeds.safetensors",
+                    "model"]
+    assert same(load_file(out / "it.safetensors"), load_file(out / "learned_embeds.safetensors"))
     assert Image.open(out / "before_after.png").width > 300 and Image.open(out / "attention.png").height > 500
 
     def theirs(pipe):

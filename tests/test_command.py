@@ -2,14 +2,18 @@
 from."""
 import errno
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from conftest import ROOT
+from safetensors.torch import save_file
 
-from command import (UserError, check_finite, check_resume, check_state, fill_in, load_metadata, load_tensors,
-                     parse_flags, progress, read_numbers, read_state, resumed_numbers, run, save_state, save_tensors,
-                     watch, write_state)
+from command import (check_finite, check_resume, check_state, fill_in, parse_flags, progress, read_numbers, read_state,
+                     resumed_numbers, run, save_state, watch, write_state)
+from files import UserError, load_metadata, load_tensors
 
 
 @dataclass
@@ -78,8 +82,10 @@ def ended_by(error, capsys):
 @pytest.mark.parametrize("error, said", [
     (UserError("--size 7: a multiple of 8"), "error: --size 7: a multiple of 8\n"),
     (OSError(errno.ENOSPC, "No space left on device", "x.png"), "error: x.png: No space left on device\n"),
-    (OSError(errno.ENOSPC, "No space left on device"), "error: the disk: No space left on device\n")], ids=repr)
-def test_what_the_user_can_put_right_is_one_line_and_status_2(capsys, error, said):
+    (OSError(errno.ENOSPC, "No space left on device"), "error: the disk: No space left on device\n"),
+    (OSError(errno.EIO, "Input/output error", "photo.png"), "error: photo.png: Input/output error\n"),
+    (OSError("cannot write"), "error: the disk: cannot write\n")], ids=repr)
+def test_what_the_user_or_the_machine_can_put_right_is_one_line_and_status_2(capsys, error, said):
     assert ended_by(error, capsys) == (2, said)
 
 
@@ -93,7 +99,7 @@ def test_an_interrupt_says_nothing(capsys):
     assert ended_by(KeyboardInterrupt(), capsys) == (130, "")
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EIO, "Input/output error")], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("a bug"), RuntimeError("a bug")], ids=repr)
 def test_what_nobody_expected_keeps_its_traceback(error):
     def main():
         raise error
@@ -107,34 +113,39 @@ def test_a_main_gets_its_arguments():
     assert got == [(1, "b")]
 
 
+def script(body):
+    """The code of a script whose main is this; "ready" is printed before it."""
+    return f"import os, sys, command\nprint('ready', flush=True)\ndef main():\n    {body}\ncommand.run(main)"
+
+
+def test_where_nobody_listens_any_more_a_run_ends_without_a_word():
+    """python dreambooth.py | head: status 141, as the shell has it for a broken pipe."""
+    body = "[print('x' * 1000, flush=True) for _ in range(1000)]"
+    process = subprocess.Popen([sys.executable, "-c", script(body)], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == "ready\n"
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
+
+
+def test_what_is_printed_neither_ends_a_run_nor_gets_into_its_files(tmp_path):
+    """A service without an error stream, and a terminal that knows ASCII only. The file that is opened next would be
+    number 2, the error stream's, if that number were free."""
+    body = (f"file = open({str(tmp_path / 'result')!r}, 'w'); print('caf\\u00e9', file=sys.stderr); "
+            "os.write(2, b'a warning of some library'); print('caf\\u00e9')")
+    closed = "import os, sys; os.close(0); os.close(2); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    ended = subprocess.run([sys.executable, "-c", closed, "-c", script(body)], cwd=ROOT, capture_output=True, text=True,
+                           env={"PYTHONIOENCODING": "ascii"})
+    assert (ended.returncode, ended.stdout) == (0, "ready\ncaf\\xe9\n")
+    assert (tmp_path / "result").read_text() == ""
+
+
 @pytest.mark.parametrize("loss, norm", [("nan", "1"), ("inf", "1"), ("1", "nan"), ("1", "inf")])
 def test_neither_a_loss_nor_a_gradient_may_be_endless(loss, norm):
     """Steps are counted from 1."""
     check_finite(torch.tensor(3e38), torch.tensor(3e38), 4)
-    with pytest.raises(UserError, match="step 5: try a lower --lr"):
+    with pytest.raises(UserError, match="step 5: start again with a lower --lr"):
         check_finite(torch.tensor(float(loss)), torch.tensor(float(norm)), 4)
-
-
-# === files ============================================================================================================
-
-def test_tensors_and_what_is_said_beside_them_come_back(tmp_path):
-    path = tmp_path / "deep" / "a.safetensors"
-    tensors = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones(2, dtype=torch.float16)}
-    save_tensors(tensors, path, {"about": "numbers"})
-    back = load_tensors(path)
-    assert list(back) == ["a", "b"] and all(torch.equal(back[name], tensors[name]) for name in tensors)
-    assert load_metadata(path)["about"] == "numbers" and [p.name for p in path.parent.iterdir()] == ["a.safetensors"]
-
-
-@pytest.mark.parametrize("name, said", [
-    ("a.pt", "is a pickle"), ("a.ckpt", "is a pickle"), ("none.safetensors", "no such file"),
-    ("cut.safetensors", "damaged or cut short.*: fetch it again")])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, name, said):
-    (tmp_path / "a.pt").write_bytes(b"\x80\x02}q\x00.")
-    (tmp_path / "cut.safetensors").write_bytes(b"\x80\x00\x00")
-    for read in (load_tensors, load_metadata):
-        with pytest.raises(UserError, match=f"{name}.*{said}"):
-            read(tmp_path / name, ": fetch it again")
 
 
 # === states ===========================================================================================================
@@ -155,7 +166,7 @@ def test_a_training_goes_on_from_its_state_as_if_it_had_never_stopped(tmp_path):
     path = tmp_path / "state.safetensors"
     write_state(path, {"lr": 0.1}, *a_training(3), step=3, history=[[1, 0.5], [3, 0.25]])
     resumed = a_training(0)
-    assert read_state(path, *resumed) == {"step": 3, "history": [[1, 0.5], [3, 0.25]]} == read_numbers(path)
+    assert read_state(path, *resumed, 7) == {"step": 3, "history": [[1, 0.5], [3, 0.25]]} == read_numbers(path)
     a_training(4, *resumed)
     assert all(torch.equal(a, b) for a, b in zip(a_training(7)[0], resumed[0]))
 
@@ -166,7 +177,34 @@ def test_the_state_of_another_model_is_refused(tmp_path):
     for shapes in ([(3,)], [(3,), (2, 3)], [(3,), (2, 2), (1,)]):
         weights = [torch.ones(shape) for shape in shapes]
         with pytest.raises(UserError, match="the state of another model"):
-            read_state(path, weights, torch.optim.AdamW(weights))
+            read_state(path, weights, torch.optim.AdamW(weights), 1)
+
+
+@pytest.mark.parametrize("step", [0, -1, 8])
+def test_a_state_of_a_step_that_this_training_does_not_have_is_refused(tmp_path, step):
+    """Else the last picture would be drawn, and said to be that of step 7."""
+    path = tmp_path / "state.safetensors"
+    write_state(path, {}, *a_training(1), step=step)
+    with pytest.raises(UserError, match=f"is of step {step} of 7: leave out --resume"):
+        read_state(path, *a_training(0), 7)
+
+
+@pytest.mark.parametrize("about", [{}, {"numbers": "{}"}, {"numbers": '{"step": "3"}'}, {"numbers": '{"step": true}'},
+                                   {"numbers": '{"step": 3.5}'}, {"numbers": "[3]"}, {"numbers": "{"},
+                                   {"numbers": "[" * 100_000}], ids=str)
+def test_a_file_that_is_no_state_is_refused(tmp_path, about):
+    """Whatever it says of itself: one line, and what to do."""
+    save_file({"weight.0": torch.zeros(3)}, tmp_path / "state.safetensors", about)
+    with pytest.raises(UserError, match="state.safetensors.*: leave out --resume") as error:
+        read_state(tmp_path / "state.safetensors", *a_training(0), 7)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("settings", ["null", "[1]", '"lr"'])
+def test_a_state_whose_settings_are_none_is_refused(tmp_path, settings):
+    save_file({"weight.0": torch.zeros(3)}, tmp_path / "state.safetensors", {"settings": settings})
+    with pytest.raises(UserError, match="says settings in a way that cannot be read"):
+        check_state(tmp_path / "state.safetensors", {"lr": 0.1})
 
 
 def test_a_state_of_other_settings_is_refused_by_their_names(tmp_path):
@@ -227,9 +265,11 @@ def test_where_there_is_no_terminal_progress_is_one_line_at_the_end(capsys):
 
 
 def test_a_state_is_json_beside_tensors(tmp_path):
-    """What another tool would see in it: no pickle, nothing that runs."""
+    """What another tool would see in it: no pickle, nothing that runs. A number may have the name of a setting."""
     path = tmp_path / "state.safetensors"
-    write_state(path, {"lr": 0.1}, *a_training(1), step=1)
+    write_state(path, {"lr": 0.1, "step": 9}, *a_training(1), step=1, seconds=2.5)
     moments = {f"adam.{i}.{moment}" for i in (0, 1) for moment in ("step", "exp_avg", "exp_avg_sq")}
     assert set(load_tensors(path)) == {"weight.0", "weight.1"} | moments
-    assert json.loads(load_metadata(path)["settings"]) == {"lr": 0.1}
+    said = load_metadata(path)
+    assert json.loads(said["settings"]) == {"lr": 0.1, "step": 9}
+    assert json.loads(said["numbers"]) == {"step": 1, "seconds": 2.5}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import hyperdreambooth
+from command import run
 from compare import ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, main
 from conftest import same, weights
 from measure import draw_stranger, learn_subject, make_scale, measure, questions, shipped_subject
@@ -154,9 +155,19 @@ def test_an_hour_of_work_is_neither_overwritten_nor_mixed_with_another(tmp_path,
     (tmp_path / "results.json").write_text(done, "utf-8")
     monkeypatch.setattr("sys.argv", ["compare.py", "--out", str(tmp_path), *arguments])
     with pytest.raises(SystemExit) as ended:
-        main()
+        run(main)
     assert ended.value.code == 2 and message in capsys.readouterr().err
     assert (tmp_path / "results.json").read_text("utf-8") == done
+
+
+@pytest.mark.parametrize("text", [
+    "[]", "{", '{"cat": 3}', '{"cat": {"DreamBooth": {}}}', '{"cat": {"DreamBooth": null}}'])
+def test_what_are_no_results_is_no_traceback(tmp_path, monkeypatch, capsys, text):
+    (tmp_path / "results.json").write_text(text, "utf-8")
+    monkeypatch.setattr("sys.argv", ["compare.py", "--out", str(tmp_path), "--resume"])
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 2 and "results.json" in capsys.readouterr().err
 
 
 def test_every_method_is_compared_with_its_defaults():

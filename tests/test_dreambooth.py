@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import dreambooth
-from command import UserError
+from files import UserError
 from conftest import ROOT, diffusers_pipeline, held_out_error, latents, pixels, same, trained, weights
 from dreambooth import Config, bind_token, draw_class_latents, dreambooth_loss, prepare, train
 from stable_diffusion import StableDiffusion
@@ -133,7 +133,7 @@ def test_a_run_is_not_resumed_with_other_photos(cfg, photos):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(cfg, tmp_path):
     sd, cfg, photos = prepare(replace(cfg, steps=50, save_every=1))
-    with pytest.raises(UserError, match="step 3: try a lower --lr"):
+    with pytest.raises(UserError, match="step 3: start again with a lower --lr"):
         for log in train(sd, cfg, photos):
             if log["step"] == 2:
                 sd.unet.conv_in.weight.data.fill_(float("nan"))
@@ -206,7 +206,7 @@ def test_the_command_leaves_a_picture_and_a_model_that_diffusers_draws_alike(cfg
     assert Image.open(ROOT / picture).width > 300
     out = tmp_path / "out"
     left = sorted(path.name for path in out.iterdir())
-    assert left == ["before_after.png", "class_latents.safetensors", "model"]
+    assert left == [".lock", "before_after.png", "class_latents.safetensors", "model"]
     pipe = diffusers_pipeline(out / "model")
     theirs = pipe("a <it> dog", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
     ours = StableDiffusion.from_pretrained(str(out / "model")).sample("a <it> dog", steps=4, guidance=7.5)[0]

@@ -5,20 +5,24 @@ And input that merely looks odd: the spellings that public checkpoints have for 
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import NOISE, failing_open
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import stable_diffusion
 from checkpoint import read_config
-from command import UserError, pick_device, run, save_tensors
+from clip_text import BYTES, END, START
+from command import pick_device, run
 from ddpm import ScheduleConfig
-from stable_diffusion import StableDiffusion
+from files import UserError
+from stable_diffusion import TINY, StableDiffusion, parse_size, split_strength
 from tiny_unet import UNetConfig
 
 UNET, VAE, TEXT = ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
@@ -63,16 +67,57 @@ def test_a_folder_that_does_not_exist_is_named(name):
     assert f"--model {name}: there is no such folder" in message(name)
 
 
-@pytest.mark.parametrize("name", ["v1-5-pruned.ckpt", "model.safetensors"])
-def test_a_single_file_is_refused_with_what_is_wanted_instead(tmp_path, name):
-    for path in (tmp_path / name, str(tmp_path / name)):
-        assert "single file" in message(path) and "folder layout of diffusers" in message(path), "not there"
-    (tmp_path / name).write_bytes(b"weights")
-    assert "single file" in message(tmp_path / name), "there"
-
-
 def test_a_folder_that_is_no_model_is_told_what_is_missing(tmp_path):
-    assert f"{tmp_path / 'unet' / 'config.json'} is missing" in message(tmp_path)
+    assert f"{tmp_path / 'unet' / 'config.json'}: there is no such file" in message(tmp_path)
+
+
+@pytest.mark.parametrize("name, said", [
+    ("FluxPipeline", "is a FluxPipeline, and this code knows Stable Diffusion only"),
+    ("StableDiffusionXLPipeline", "is a Stable Diffusion XL model"),
+    ("StableDiffusion3Pipeline", "is a Stable Diffusion 3 model"),
+    ("StableDiffusionInpaintPipeline", "is an inpainting model"),
+    ("StableDiffusionInstructPix2PixPipeline", "is an InstructPix2Pix model"),
+    ("StableDiffusionUpscalePipeline", "is an upscaling model"),
+    ("StableDiffusionDepth2ImgPipeline", "is a depth-to-image model"),
+    ("StableDiffusionControlNetPipeline", "is a ControlNet model"), ("a\nb" * 500, r"is a a\\nb")])
+def test_a_model_of_another_kind_is_refused_as_what_it_is(sd15_folder, altered, name, said):
+    """Before its weights are read, which for most of them are larger than Stable Diffusion's."""
+    folder = altered(sd15_folder, "unet")
+    (folder / "unet" / "config.json").unlink()
+    (folder / "model_index.json").unlink()
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    text = message(folder)
+    assert re.search(said, text) and len(text) < 300 + len(str(folder))
+
+
+@pytest.mark.parametrize("name", [None, "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"])
+def test_a_model_that_is_for_text_to_image_too_is_read(sd15_folder, altered, sd, name):
+    """Or whose folder does not say what it is."""
+    folder = altered(sd15_folder, "unet")
+    (folder / "model_index.json").unlink()
+    if name:
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    assert difference(StableDiffusion.from_pretrained(folder), sd) == 0
+
+
+@pytest.mark.parametrize("part, values, said", [
+    ("unet", {"in_channels": 9}, "is an inpainting model's"), ("unet", {"in_channels": 7}, "is an upscaling model's"),
+    ("unet", {"in_channels": 5}, "is a depth-to-image model's"),
+    ("unet", {"out_channels": 4}, "8 channels in and 4 out"),
+    ("unet", {"in_channels": 6, "out_channels": 6}, "6 channels in and 6 out, a latent of the autoencoder has 8"),
+    ("vae", {"in_channels": 1}, "for 1 channels, not for RGB"),
+    ("unet", {"attention_head_dim": 6}, "does not fall into 6 heads"),
+    ("text_encoder", {"num_attention_heads": 5}, "128 does not fall into 5 heads"),
+    ("text_encoder", {"hidden_size": 64}, "words of width 128, the text encoder's have 64"),
+    ("text_encoder", {"max_position_embeddings": 20}, "have 32 tokens, the text encoder places for 20"),
+    ("text_encoder", {"vocab_size": 1000}, "has 1664 tokens, the text encoder rows for 1000")], ids=str)
+def test_parts_that_do_not_fit_one_another_are_refused(altered, part, values, said):
+    """Each by itself may be fine: what does not fit is said, and not where the sampler broke. Of the tiny world's
+    model."""
+    folder = altered(Path(TINY), part)
+    change_json(folder / part / "config.json", **values)
+    text = message(folder)
+    assert text.startswith(f"{folder}: ") and said in text
 
 
 def test_missing_weights_are_named_with_what_is_there(sd15_folder, altered):
@@ -122,6 +167,16 @@ def test_a_missing_an_unexpected_and_a_misshapen_tensor_are_named(sd15_folder, a
     assert "conv_in.weight is [16, 5, 3, 3] and should be [16, 4, 3, 3]" in text
 
 
+@pytest.mark.parametrize("value, said", [
+    (torch.full((4,), float("nan")), "conv_out.bias has numbers that are not finite"),
+    (torch.zeros(4, dtype=torch.int64), "conv_out.bias holds torch.int64")], ids=["nan", "int64"])
+def test_weights_that_are_no_numbers_are_named(sd15_folder, altered, value, said):
+    """A training that went wrong, and was saved all the same: its pictures would be black."""
+    folder = altered(sd15_folder, "unet")
+    change_tensors(folder / UNET, lambda tensors: tensors | {"conv_out.bias": value})
+    assert f"{folder / 'unet'}: {said}" in message(folder)
+
+
 def test_many_misfits_are_counted_and_not_listed(sd15_folder, altered):
     """An SD 2 text encoder beside an SD 1 config: one line all the same."""
     folder = altered(sd15_folder, "text_encoder")
@@ -150,7 +205,9 @@ def test_a_setting_that_we_would_not_obey_is_refused_by_name(sd15_folder, altere
 
 @pytest.mark.parametrize("key, value", [
     ("prediction_type", "sample"), ("beta_schedule", "squaredcos_cap_v2"), ("thresholding", True),
-    ("moon_phase", "full"), ("rescale_betas_zero_snr", True), ("timestep_spacing", "odd"), ("clip_sample", True)])
+    ("moon_phase", "full"), ("rescale_betas_zero_snr", True), ("timestep_spacing", "odd"), ("trained_betas", [0.1]),
+    ("predict_x0", False), ("use_flow_sigmas", True), ("num_train_timesteps", 1), ("num_train_timesteps", 10 ** 9),
+    ("beta_start", "small"), ("beta_start", -1.0), ("beta_end", 5.0), ("beta_end", float("nan"))])
 def test_a_schedule_that_we_would_not_obey_is_refused_by_name(sd15_folder, tmp_path, key, value):
     path = tmp_path / "scheduler_config.json"
     shutil.copy(sd15_folder / "scheduler" / path.name, path)
@@ -160,6 +217,45 @@ def test_a_schedule_that_we_would_not_obey_is_refused_by_name(sd15_folder, tmp_p
         read_config(ScheduleConfig, path)
     text = str(error.value)
     assert str(path) in text and f'"{key}"' in text and (str(value) in text or json.dumps(value) in text)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_schedule_is_the_same_whatever_sampler_a_file_was_saved_with(tmp_path):
+    """All that diffusers has for Stable Diffusion: how they walk is no part of what the noise is. (Where they begin and
+    end may be, timestep_spacing.)"""
+    from diffusers import PNDMScheduler
+    first, read = PNDMScheduler.from_config(NOISE), {}
+    for kind in first.compatibles:
+        if kind.__name__ == "EDMEulerScheduler":  # other noise
+            continue
+        try:
+            kind.from_config(first.config).save_pretrained(tmp_path)
+            found = read_config(ScheduleConfig, tmp_path / "scheduler_config.json")
+            read[kind.__name__] = found.beta_start, found.beta_end, found.beta_schedule, found.prediction_type
+        except UserError as error:
+            read[kind.__name__] = str(error)
+        except ImportError:  # it needs a package that is not there
+            continue
+    wrong = {name: found for name, found in read.items() if found != (0.00085, 0.012, "scaled_linear", "epsilon")}
+    assert len(read) > 8 and wrong == {}
+
+
+@pytest.mark.parametrize("values", [
+    {"clip_sample": True, "clip_sample_range": 2.0}, {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    {"solver_order": 3, "variance_type": "learned_range", "lower_order_final": False},
+    {"eta": 0.5, "rho": 5.0, "lambda_min_clipped": -float("inf")}], ids=str)
+def test_what_only_another_sampler_would_do_changes_nothing(tmp_path, values):
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(NOISE | values))
+    expected = ScheduleConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False,
+                              steps_offset=1)
+    assert read_config(ScheduleConfig, tmp_path / "scheduler_config.json") == expected
+
+
+@pytest.mark.parametrize("values", [{}, {"steps_offset": 0}, {"steps_offset": 1}, {"steps_offset": 7}], ids=str)
+def test_the_first_step_is_one_later_whatever_a_file_says(tmp_path, values):
+    """As diffusers' pipeline has it: the first files say 0."""
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(values))
+    assert read_config(ScheduleConfig, tmp_path / "scheduler_config.json").steps_offset == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"sample_size": 8', "not json", "[1, 2]", "null", '"text"'], ids=repr)
@@ -174,7 +270,12 @@ def test_broken_json_is_named(sd15_folder, altered, path, text):
     ("unet", "sample_size", "64"), ("unet", "sample_size", None), ("unet", "block_out_channels", 320),
     ("unet", "norm_num_groups", 5), ("unet", "norm_num_groups", 0), ("unet", "block_out_channels", []),
     ("vae", "block_out_channels", "wide"), ("vae", "scaling_factor", None), ("text_encoder", "hidden_size", None),
-    ("text_encoder", "num_hidden_layers", "two"), ("unet", "attention_head_dim", [8, 8])])
+    ("text_encoder", "num_hidden_layers", "two"), ("unet", "attention_head_dim", [8, 8]), ("unet", "sample_size", True),
+    ("unet", "layers_per_block", 10 ** 9), ("unet", "in_channels", -4), ("unet", "block_out_channels", [16] * 17),
+    ("unet", "use_linear_projection", 1), ("text_encoder", "num_hidden_layers", 10 ** 6), ("vae", "scaling_factor", 0),
+    ("text_encoder", "vocab_size", 10 ** 9), ("unet", "block_out_channels", [16, "32", 64, 64]),
+    ("unet", "block_out_channels", [16, None, 64, 64]), ("unet", "attention_head_dim", [8, "8", 8, 8]),
+    ("unet", "norm_eps", float("nan")), ("vae", "scaling_factor", float("inf"))], ids=str)
 def test_a_setting_of_the_wrong_kind_is_an_error_and_no_traceback(sd15_folder, altered, part, key, value):
     folder = altered(sd15_folder, part)
     change_json(folder / part / "config.json", **{key: value})
@@ -186,6 +287,7 @@ def test_a_setting_of_the_wrong_kind_is_an_error_and_no_traceback(sd15_folder, a
     (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be used"),
     (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be used"),
     (lambda folder: (folder / "tokenizer.json").write_text("[]"), "cannot be used"),
+    (lambda folder: (folder / "tokenizer.json").write_text("[" * 100_000), "cannot be used"),
     (lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff\xfe"), "cannot be used")])
 def test_a_tokenizer_that_cannot_be_read_is_named(sd15_folder, altered, change, expected):
     folder = altered(sd15_folder, "tokenizer")
@@ -194,12 +296,54 @@ def test_a_tokenizer_that_cannot_be_read_is_named(sd15_folder, altered, change, 
     assert str(folder / "tokenizer") in text and expected in text
 
 
-def test_a_tokenizer_with_more_tokens_than_the_text_encoder_has_rows_is_refused(sd15_folder, altered):
-    folder = altered(sd15_folder, "text_encoder")
-    change_json(folder / "text_encoder" / "config.json", vocab_size=1000)
-    change_tensors(folder / TEXT, lambda tensors: {n: t[:1000] if len(t) > 1000 else t for n, t in tensors.items()})
+def change_vocab(change):
+    return lambda vocab, merges, settings: change(vocab)
+
+
+LETTER = BYTES["é".encode()[0]]
+
+
+@pytest.mark.parametrize("change, said", [
+    (change_vocab(lambda vocab: vocab.pop(START)), "lacks <|startoftext|>"),
+    (change_vocab(lambda vocab: vocab.pop(END)), "lacks <|endoftext|>"),
+    (change_vocab(lambda vocab: vocab.pop(LETTER)), f"lacks {LETTER}, one of 1 "),
+    (change_vocab(lambda vocab: vocab.pop("a</w>")), "lacks a</w>"),
+    (change_vocab(lambda vocab: vocab.pop("cat</w>")), "lacks cat</w>"), (change_vocab(dict.clear), "lacks"),
+    (change_vocab(lambda vocab: vocab.update(x="7")), "whole numbers"),
+    (change_vocab(lambda vocab: vocab.update(x=7.0)), "whole numbers"),
+    (change_vocab(lambda vocab: vocab.update(x=True)), "whole numbers"),
+    (change_vocab(lambda vocab: vocab.update(x=-1)), "whole numbers"),
+    (change_vocab(lambda vocab: vocab.update(x=10 ** 12)), "whole numbers"),
+    (change_vocab(lambda vocab: vocab.update(x=2000)), "has 2001 tokens, the text encoder rows for 1664"),
+    (lambda vocab, merges, settings: merges.append("a b c"), "a merge is of two tokens, unlike ('a', 'b', 'c')"),
+    (lambda vocab, merges, settings: merges.append("x"), "a merge is of two tokens, unlike ('x',)"),
+    (lambda vocab, merges, settings: merges.append("x q"), "lacks xq"),
+    (lambda vocab, merges, settings: settings.update(model_max_length=2), "length of a prompt is 2"),
+    (lambda vocab, merges, settings: settings.update(model_max_length=0), "length of a prompt is 0"),
+    (lambda vocab, merges, settings: settings.update(model_max_length="32"), "cannot be used"),
+    (lambda vocab, merges, settings: settings.update(model_max_length=31.5), "length of a prompt is 31.5"),
+    (lambda vocab, merges, settings: settings.update(pad_token="<pad>"), "lacks <pad>")])
+def test_a_tokenizer_that_cannot_spell_every_prompt_is_refused(altered, change, said):
+    """Here, and not at the first prompt with an é in it. Of the tiny world's model, changed in one place."""
+    folder = altered(Path(TINY), "tokenizer")
+    place = folder / "tokenizer"
+    (place / "special_tokens_map.json").unlink()
+    vocab = json.loads((place / "vocab.json").read_text("utf-8"))
+    settings = json.loads((place / "tokenizer_config.json").read_text("utf-8"))
+    merges = (place / "merges.txt").read_text("utf-8").splitlines()
+    change(vocab, merges, settings)
+    (place / "vocab.json").write_text(json.dumps(vocab))
+    (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    (place / "merges.txt").write_text("\n".join(merges), "utf-8")
     text = message(folder)
-    assert str(folder) in text and "49408" in text and "1000" in text
+    assert str(folder) in text and said in text
+
+
+def test_a_tokenizer_without_a_limit_has_that_of_clip(sd15_folder, altered):
+    """transformers writes 10^30 for none."""
+    folder = altered(sd15_folder, "tokenizer")
+    change_json(folder / "tokenizer" / "tokenizer_config.json", model_max_length=int(1e30))
+    assert StableDiffusion.from_pretrained(folder).tokenizer("a cat").shape == (1, 77)
 
 
 # === spellings of one and the same model ==============================================================================
@@ -216,8 +360,12 @@ def test_shards_with_an_index_load(sd15_folder, altered, sd):
     assert difference(StableDiffusion.from_pretrained(folder), sd) == 0
     (folder / "unet" / name).unlink()
     assert name in message(folder), "a shard that is missing is named"
-    index.write_text("{}")
-    assert str(index) in message(folder), "so is an index that says nothing"
+    for says in ({}, {"weight_map": {}}, {"weight_map": [name]}, {"weight_map": {"conv_in.bias": 5}}):
+        index.write_text(json.dumps(says))
+        assert str(index) in message(folder), "so is an index that says nothing"
+    for name in ("../vae/diffusion_pytorch_model.safetensors", "/etc/passwd"):
+        index.write_text(json.dumps({"weight_map": {"conv_in.bias": name}}))
+        assert f"{index} names a file elsewhere, {name}: it is not read" in message(folder)
 
 
 def test_a_folder_with_fp16_weights_only_loads_in_fp32(sd15_folder, tmp_path, sd):
@@ -230,6 +378,20 @@ def test_a_folder_with_fp16_weights_only_loads_in_fp32(sd15_folder, tmp_path, sd
     assert loaded.unet.conv_in.weight.dtype == torch.float32
     assert 0 < difference(loaded, sd) < 1e-2
     assert (loaded.unet.conv_in.weight - sd.unet.conv_in.weight.half().float()).abs().max() == 0
+
+
+def test_of_two_precisions_the_variant_that_is_named_is_read(sd15_folder, tmp_path, sd):
+    """And no other: where a part lacks it, that is said."""
+    folder = tmp_path / "both"
+    shutil.copytree(sd15_folder, folder)
+    for path in (UNET, VAE, TEXT):
+        half = folder / path.replace(".safetensors", ".fp16.safetensors")
+        save_file({n: t.half() for n, t in load_file(folder / path).items()}, half, {"format": "pt"})
+    assert difference(StableDiffusion.from_pretrained(folder), sd) == 0
+    assert 0 < difference(StableDiffusion.from_pretrained(folder, variant="fp16"), sd) < 1e-2
+    (folder / VAE.replace(".safetensors", ".fp16.safetensors")).unlink()
+    with pytest.raises(UserError, match="vae has no diffusion_pytorch_model.fp16.safetensors; there is config"):
+        StableDiffusion.from_pretrained(folder, variant="fp16")
 
 
 @pytest.mark.parametrize("convolution", [False, True])
@@ -296,7 +458,7 @@ def test_a_transformers_ends_may_be_convolutions_or_linear_layers(kind, request,
 
 
 @pytest.mark.parametrize("version, expected", [("0.2.2", 64), ("0.6.0", 64), ("0.8.1", 64), (None, 64), ("0.9.0", 32),
-                                               ("0.10.0.dev0", 32), ("1.0.0", 32)])
+                                               ("0.10.0.dev0", 32), ("1.0.0", 32), (5, 32), ("new", 64)])
 def test_a_sample_size_of_32_in_an_old_config_means_64(tmp_path, version, expected):
     """The first files were saved with 32 in them by mistake; diffusers takes it for 64, or 512 pixels, and so do we."""
     values = {"sample_size": 32} | ({"_diffusers_version": version} if version else {})
@@ -318,11 +480,27 @@ def test_a_prompt_that_is_too_long_is_drawn_and_the_user_told_what_was_lost(sd, 
     (dict(size=20), "multiples of 8"), (dict(size=(64, 20)), "multiples of 8"), (dict(size=8), "16 or more"),
     (dict(size=0), "16 or more"), (dict(size=-64), "16 or more"), (dict(sampler="euler"), 'no sampler "euler"'),
     (dict(steps=0), "1 to 1000, not 0"), (dict(steps=-1), "1 to 1000, not -1"), (dict(steps=1001), "not 1001"),
-    (dict(images=0), "images"), (dict(prompts=[]), "prompt")], ids=str)
+    (dict(images=0), "images"), (dict(prompts=[]), "prompt"), (dict(guidance=float("nan")), "--guidance nan"),
+    (dict(guidance=float("inf")), "--guidance inf")], ids=str)
 def test_a_picture_that_cannot_be_drawn_is_refused_before_any_work(sd, how, expected):
     with pytest.raises(UserError) as error:
         sd.sample(**{"prompts": "x", "steps": 1, "size": 16} | how)
     assert expected in str(error.value)
+
+
+def test_a_size_is_a_side_or_a_width_and_a_height():
+    assert [parse_size(text) for text in (None, "512", "512x768")] == [None, (512, 512), (768, 512)]
+    for text in ("", "x", "512x", "x512", "512X768", "512 x 768", "-64", "6.5", "512x768x3", "1e3", "9" * 6):
+        with pytest.raises(UserError, match="--size .*: a number of pixels, or two as in 512x768"):
+            parse_size(text)
+
+
+@pytest.mark.parametrize("text, path, strength", [
+    ("a.safetensors", "a.safetensors", 1.0), ("a.safetensors:0.6", "a.safetensors", 0.6), ("a:b:-1", "a:b", -1.0),
+    ("C:\\lora\\a.safetensors", "C:\\lora\\a.safetensors", 1.0), ("C:\\a.safetensors:2", "C:\\a.safetensors", 2.0),
+    ("0.5", "0.5", 1.0), ("a.safetensors:nan", "a.safetensors:nan", 1.0), ("a.safetensors:", "a.safetensors:", 1.0)])
+def test_behind_a_loras_file_its_strength_may_stand(text, path, strength):
+    assert split_strength(text) == (path, strength)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -353,10 +531,10 @@ def test_a_refusal_is_one_line_and_status_2_and_leaves_nothing(command, refused,
 def main(sd15_folder, tmp_path, monkeypatch, capsys):
     """main("--size", 20): the command in this process, with a small model and one step; its status and what is left on
     the lines of the terminal (a progress bar wipes itself off before anything else is written)."""
-    def typed(*arguments):
+    def typed(*arguments, prompt=("x",)):
         (tmp_path / "place").mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / "place")
-        small = ["x", "--model", sd15_folder, "--sampling-steps", 1, "--size", 16, "--device", "cpu"]
+        small = [*prompt, "--model", sd15_folder, "--sampling-steps", 1, "--size", 16, "--device", "cpu"]
         monkeypatch.setattr(sys, "argv", ["stable_diffusion.py", *map(str, small), *map(str, arguments)])
         status = 0
         try:
@@ -372,12 +550,35 @@ def main(sd15_folder, tmp_path, monkeypatch, capsys):
     (("--size", 20), "multiples of 8"), (("--size", 0), "16 or more"), (("--sampling-steps", 0), "1 to 1000"),
     (("--device", "nonsense"), "--device nonsense"), (("--images", 0), "--images 0"), (("--seed", 2 ** 64), "--seed"),
     (("--out", "x"), "--out x"), (("--out", "x.docx"), "--out x.docx"), (("--out", "x.psd"), "--out x.psd"),
-    (("--out", ""), "--out"), (("--model", "model.ckpt"), "single file")], ids=str)
+    (("--out", ""), "--out"), (("--model", "model.ckpt"), "is a pickle"), (("--size", "16x20"), "multiples of 8"),
+    (("--size", "large"), "--size large"), (("--guidance", "nan"), "--guidance nan"),
+    (("--variant", "bf16"), "no diffusion_pytorch_model.bf16.safetensors"),
+    (("--lora", "nowhere.safetensors:0.5"), "nowhere.safetensors: there is no such file")], ids=str)
 def test_bad_arguments_are_one_line_and_status_2_and_leave_nothing(main, tmp_path, arguments, expected):
     """.psd: Pillow can read it but not write it."""
     status, lines = main(*arguments)
     assert status == 2 and len(lines) == 1 and lines[0].startswith("error: ") and expected in lines[0]
     assert left(tmp_path) == []
+
+
+def test_a_word_that_is_added_is_named_and_one_that_nobody_added_too(main, tmp_path, sd):
+    """So that "<it>" in a prompt is no word of five letters for want of the right spelling."""
+    save_file({"<it>\n": torch.randn(2, 32)}, tmp_path / "word.safetensors")
+    assert main("a <cat> and a dog", "--embeds", tmp_path / "word.safetensors", prompt=()) == (0, [
+        r"a new word: <it>\n", "the model does not know the word <cat>: --embeds FILE adds a learned one"])
+
+
+def test_a_lora_is_added_as_strongly_as_is_said(main, tmp_path, sd):
+    """Twice a half is once the whole."""
+    K = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    save_file({f"{K}.lora_A.weight": torch.randn(2, 32), f"{K}.lora_B.weight": torch.randn(64, 2)},
+              tmp_path / "lora.safetensors")
+
+    def drawn(*strengths):
+        loras = [word for strength in strengths for word in ("--lora", f"{tmp_path / 'lora.safetensors'}{strength}")]
+        assert main(*loras, "--out", "x.png") == (0, [])
+        return Image.open(tmp_path / "place" / "x.png").tobytes()
+    assert drawn("") == drawn(":0.5", ":0.5") != drawn()
 
 
 @pytest.mark.parametrize("arguments", [("--sampler", "euler"), ("--sampling-steps", "x"), ("--dtype", "int8")], ids=str)
@@ -391,6 +592,8 @@ def test_the_small_model_draws(main, tmp_path):
     assert main("--images", 2, "--out", "deep/er/x.jpg") == (0, [])
     assert left(tmp_path) == ["deep", "er", "x-1.jpg", "x-2.jpg"]
     assert Image.open(tmp_path / "place" / "deep" / "er" / "x-1.jpg").size == (16, 16)
+    assert main("--size", "32x16", "--out", "wide.png") == (0, [])
+    assert Image.open(tmp_path / "place" / "wide.png").size == (32, 16)
 
 
 @pytest.mark.parametrize("out", ["file/x.png", "file/deeper/x.png", "folder.png"])
@@ -407,76 +610,67 @@ def test_an_out_that_cannot_be_written_is_one_line(main, tmp_path, out):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_one_line(main, tmp_path):
     (tmp_path / "place").mkdir()
-    (tmp_path / "place" / "x.png").symlink_to("/dev/full")
+    (tmp_path / "place" / "x.png").write_text("yesterday's")
+    (tmp_path / "place" / "x.partial.png").symlink_to("/dev/full")
     status, lines = main("--out", "x.png")
     assert status == 2 and len(lines) == 1 and lines[0].startswith("error: ") and "No space left" in lines[0]
+    assert left(tmp_path) == ["x.png"] and (tmp_path / "place" / "x.png").read_text() == "yesterday's"
 
 
 # === half-written results =============================================================================================
 
-def failing(function, call, error):
-    """`function`, but the `call`-th call fails with a half-written file behind it."""
-    calls = []
-
-    def wrapped(*arguments, **keywords):
-        calls.append(arguments)
-        if len(calls) != call:
-            return function(*arguments, **keywords)
-        if function is save_file:
-            Path(arguments[1]).write_bytes(b"half")
-        raise error
-    return wrapped
+FULL = OSError(errno.ENOSPC, "No space left on device"), UserError, "could not be written.*No space left"
+CTRL_C = KeyboardInterrupt(), KeyboardInterrupt, None
 
 
-@pytest.mark.parametrize("call", [1, 2, 3])
-def test_a_save_that_fails_leaves_the_earlier_save_whole(sd, tmp_path, monkeypatch, call):
+@pytest.mark.parametrize("call, how", [(1, FULL), (2, CTRL_C), (3, FULL)])
+def test_a_save_that_fails_leaves_the_earlier_save_whole(sd, tmp_path, monkeypatch, call, how):
     """The disk fills up in the middle of a checkpoint, at three in the morning: yesterday's must still be there."""
+    error, seen, said = how
     sd.save(tmp_path / "model")
-    full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr("command.save_file", failing(save_file, call, full))
-    with pytest.raises(UserError, match="could not be written.*No space left"):
-        sd.save(tmp_path / "model")
-    with pytest.raises(UserError, match="could not be written.*No space left"):
-        monkeypatch.setattr("command.save_file", failing(save_file, call, full))
-        sd.save(tmp_path / "other")
+    for name in ("model", "other"):
+        monkeypatch.setattr("files.open", failing_open(call, error), raising=False)
+        with pytest.raises(seen, match=said):
+            sd.save(tmp_path / name)
+    monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     assert difference(StableDiffusion.from_pretrained(tmp_path / "model"), sd) == 0
-    assert list(tmp_path.rglob("*.partial")) == []
+    assert list(tmp_path.rglob("*.partial*")) == []
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EBUSY, "Device or resource busy"), KeyboardInterrupt()], ids=repr)
-def test_a_save_that_fails_at_its_last_step_leaves_the_earlier_save_whole(sd, tmp_path, monkeypatch, error):
+BUSY = OSError(errno.EBUSY, "Device or resource busy")
+
+
+@pytest.mark.parametrize("call, error", [(4, KeyboardInterrupt()), (5, BUSY), (5, KeyboardInterrupt())], ids=repr)
+def test_a_save_that_fails_at_its_last_step_leaves_the_earlier_save_whole(sd, tmp_path, monkeypatch, call, error):
     """Three renames write the weights, the fourth moves the old folder away, the fifth puts the new one there."""
     sd.save(tmp_path / "model")
+    replace, calls = os.replace, []
+
+    def failing(*places):
+        calls.append(places)
+        if len(calls) == call:
+            raise error
+        replace(*places)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", failing(os.replace, 5, error))
+        patch.setattr(os, "replace", failing)
         with pytest.raises((UserError, KeyboardInterrupt)):
             sd.save(tmp_path / "model")
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert len(calls) >= call and [p.name for p in tmp_path.iterdir()] == ["model"]
     assert difference(StableDiffusion.from_pretrained(tmp_path / "model"), sd) == 0
 
 
-def test_a_save_that_is_interrupted_leaves_no_partial_file(sd, tmp_path, monkeypatch):
-    """Ctrl-C while an adapter is being written."""
-    monkeypatch.setattr("command.save_file", failing(save_file, 1, KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        save_tensors({"a": torch.zeros(3)}, tmp_path / "lora.safetensors")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_save_tensors_replaces_a_file_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    save_tensors({"a": torch.zeros(3)}, tmp_path / "deep" / "lora.safetensors")
-    full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr("command.save_file", failing(save_file, 1, full))
-    with pytest.raises(UserError, match="lora.safetensors could not be written.*No space left"):
-        save_tensors({"a": torch.ones(3)}, tmp_path / "deep" / "lora.safetensors")
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["lora.safetensors"]
-    assert load_file(tmp_path / "deep" / "lora.safetensors")["a"].abs().max() == 0
+def test_a_model_whose_weights_are_no_numbers_any_more_does_not_replace_a_good_one(sd, tmp_path, monkeypatch):
+    sd.save(tmp_path / "model")
+    monkeypatch.setattr(sd.unet.conv_out.bias, "data", torch.full((4,), float("nan")))
+    with pytest.raises(UserError, match="conv_out.bias is not finite.*lower --lr"):
+        sd.save(tmp_path / "model")
+    monkeypatch.undo()
+    assert difference(StableDiffusion.from_pretrained(tmp_path / "model"), sd) == 0
 
 
 def test_a_save_into_an_impossible_place_is_one_line(sd, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    for path in (tmp_path / "file" / "model", tmp_path / "file" / "a.safetensors"):
-        with pytest.raises(UserError, match="could not be written"):
-            sd.save(path) if path.suffix == "" else save_tensors({"a": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="model could not be written"):
+        sd.save(tmp_path / "file" / "model")
     assert (tmp_path / "file").read_text() == "no folder"

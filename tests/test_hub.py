@@ -128,6 +128,7 @@ FORKS = """
 import json, os, sys, traceback
 import torch
 import command
+import files
 import stable_diffusion
 with torch.device("meta"):
     torch.nn.Embedding(1, 1)          # its start values make torch import its compiler, for a second; here, only once
@@ -156,10 +157,10 @@ LOAD = """
 import huggingface_hub.constants
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 2 ** 16      # written to the disk in this many bytes; otherwise 10 MB
 def load():
-    sd = stable_diffusion.StableDiffusion.from_pretrained({name!r}, revision={revision!r})
+    sd = stable_diffusion.StableDiffusion.from_pretrained({name!r}, revision={revision!r}, variant={variant!r})
     parts = {{"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text}}
     tensors = {{f"{{p}} {{n}}": t for p, m in parts.items() for n, t in m.state_dict().items()}}
-    command.save_tensors(tensors, {out!r})
+    files.save_tensors(tensors, {out!r})
 command.run(load)
 """
 
@@ -176,10 +177,10 @@ def forks():
 @pytest.fixture
 def load(forks, hub, tmp_path):
     """load(name): from_pretrained(name) elsewhere; the tensors it ended up with, its stderr and its exit status."""
-    def run(name, revision=None, meanwhile=None, **environment):
+    def run(name, revision="", variant="", meanwhile=None, **environment):
         out = tmp_path / "loaded.safetensors"
         out.unlink(missing_ok=True)
-        code = LOAD.format(name=name, revision=revision, out=str(out))
+        code = LOAD.format(name=name, revision=revision, variant=variant, out=str(out))
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")} | environment
         job = {"code": code, "environment": environment, "stderr": str(tmp_path / "stderr")}
         forks.stdin.write(json.dumps(job) + "\n")
@@ -360,6 +361,23 @@ def test_a_repository_with_fp16_weights_only_loads_them(hub, load, files):
     assert ended.returncode == 0, ended.stderr
     assert hub.got() == sorted(half)
     assert difference(ended.tensors, weights(files, lambda t: t.half().float())) == 0
+
+
+def test_a_variant_is_honoured(hub, load, files, refused):
+    """Half of the bytes of Stable Diffusion, and no others; offline too. Where there is none, that is said."""
+    def halve(tensors):
+        return {n: t.half() for n, t in tensors.items()}
+    half = {p.replace(".safetensors", ".fp16.safetensors"): edited(b, halve) for p, b in files.items()
+            if p.endswith(".safetensors")}
+    hub.add("org/name", files | half)
+    ended = load("org/name", variant="fp16")
+    assert ended.returncode == 0, ended.stderr
+    assert hub.got() == sorted(half | {p: b for p, b in files.items() if not p.endswith(".safetensors")})
+    assert difference(ended.tensors, weights(files, lambda t: t.half().float())) == 0
+    ended = load("org/name", variant="fp16", HF_HUB_OFFLINE="1")
+    assert difference(ended.tensors, weights(files, lambda t: t.half().float())) == 0
+    line = refused(load("org/name", variant="bf16"))
+    assert "org/name on the hub has no unet/diffusion_pytorch_model.bf16.safetensors" in line
 
 
 def test_of_shards_in_two_precisions_one_set_is_fetched(hub, load, files):

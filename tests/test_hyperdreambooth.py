@@ -12,14 +12,14 @@ from conftest import ROOT, diffusers_pipeline, pixels, same, weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from checkpoint import kohya_name, save_lora
 from clip_text import CLIPText
-from command import UserError, save_tensors
-from hyperdreambooth import (HYPERNETWORK, Config, Hypernetwork, adapted_layers, load_hypernetwork, merge_factors,
-                             noise_loss, orthogonal, prepare, purpose, start_lora, train)
-from learn_hypernetwork import loss_with_theta
+from files import UserError, save_tensors
+from hyperdreambooth import (HYPERNETWORK, Config, Hypernetwork, LiDB, adapted_layers, load_hypernetwork, merge_factors,
+                             noise_loss, orthogonal, predict_theta, prepare, purpose, start_lora, train)
+from lora_file import save_lora
 from pictures import square
 from stable_diffusion import StableDiffusion
+from thetas import loss_with_theta
 from tiny_unet import UNet
 from tiny_world.draw import draw
 from tiny_world.subjects import view
@@ -200,75 +200,55 @@ def test_a_persons_own_theta_is_a_guess_too(cfg, tmp_path):
         prepare(replace(cfg, hypernetwork=str(path), class_name="dog"))
 
 
-# === LoRA files =======================================================================================================
+@pytest.fixture(scope="module")
+def whole(sd15_folder):
+    """A model with a LiDB beside its layers, which are 152."""
+    sd = StableDiffusion.from_pretrained(sd15_folder)
+    sd.lidb = LiDB(sd, 8, 6)
+    return sd
 
 
-def test_loras_that_peft_made_are_read(cfg, tmp_path):
-    """Peft's names as diffusers writes them, with the text encoder, against the picture that diffusers makes with
-    them."""
-    from diffusers import StableDiffusionPipeline
-    from peft import LoraConfig
-    from peft.utils import get_peft_model_state_dict
-    torch.manual_seed(0)
-    pipe = diffusers_pipeline(cfg.model)
-    pipe.unet.add_adapter(LoraConfig(r=3, lora_alpha=3, init_lora_weights="gaussian",
-                                     target_modules=["to_q", "to_out.0", "conv1", "proj_in"]))
-    pipe.text_encoder.add_adapter(LoraConfig(r=3, lora_alpha=3, target_modules=["q_proj", "fc1"]))
-    for name, p in [*pipe.unet.named_parameters(), *pipe.text_encoder.named_parameters()]:
-        if "lora" in name:
-            p.data = 0.1 * torch.randn(p.shape)
-    StableDiffusionPipeline.save_lora_weights(tmp_path, get_peft_model_state_dict(pipe.unet),
-                                              get_peft_model_state_dict(pipe.text_encoder))
-    theirs = pipe("a cat", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
-    sd = StableDiffusion.from_pretrained(cfg.model)
-    assert pixels(sd.sample("a cat", steps=4, guidance=7.5)[0], theirs) > 1
-    sd.load_lora(tmp_path / "pytorch_lora_weights.safetensors")
-    assert pixels(sd.sample("a cat", steps=4, guidance=7.5)[0], theirs) <= 1
+@pytest.fixture
+def guessed(whole, tmp_path):
+    """guessed(tensors, network=...): the guess from a file that holds these, and says that it is for this model."""
+    cfg = Config(class_name="face", a=8, b=6, size=64, hypernetwork=str(tmp_path / "file.safetensors"))
+
+    def guess(tensors, **about):
+        about = {"purpose": purpose(whole, cfg)} | about
+        said = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+        save_file(tensors, cfg.hypernetwork, said)
+        return predict_theta(whole, cfg, Image.new("RGB", (64, 64), "teal"))
+    return guess
 
 
-K = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
-KOHYA = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+@pytest.mark.parametrize("change, more, message", [
+    ({"iterations": 10 ** 9}, {}, "no network that can be built"), ({"iterations": 0}, {}, "no network"),
+    ({"layers": 10 ** 12}, {}, "no network"), ({"width": 0}, {}, "no network"), ({"width": "wide"}, {}, "no network"),
+    ({"side": 4}, {}, "no network"), ({"depth": 3}, {}, "no network"), ({"width": 64}, {}, "no network"),
+    ({}, {"mean": torch.zeros(2, 14)}, "no network"), ({}, {"more": torch.zeros(1)}, "no network"),
+    ({}, {"scale": torch.tensor(float("nan"))}, "not finite"), ({}, {"scale": torch.tensor(1)}, "floating point")],
+    ids=str)
+def test_a_hypernetwork_that_cannot_be_built_is_refused(guessed, change, more, message):
+    """Whatever its file says of itself: one line, and no memory is asked for before the file's own numbers fit."""
+    network = Hypernetwork(layers=152, payload=14, channels=4, side=8, width=32)
+    assert guessed(network.state_dict(), network=network.config).shape == (152, 14)
+    with pytest.raises(UserError, match=f"file.safetensors.*{message}") as error:
+        guessed(network.state_dict() | more, network=network.config | change)
+    assert "\n" not in str(error.value)
 
 
-def test_kohyas_name_is_the_layers_with_lines_for_dots():
-    assert kohya_name("unet", K.removeprefix("unet.")) == KOHYA
-    name = kohya_name("text_encoder", "text_model.encoder.layers.0.mlp.fc1")
-    assert name == "lora_te_text_model_encoder_layers_0_mlp_fc1"
+@pytest.mark.parametrize("theta", [torch.zeros(3), torch.zeros(2, 14), torch.zeros(152, 15), torch.zeros(152, 14).int(),
+                                   torch.full((152, 14), float("nan"))], ids=lambda theta: f"{theta.sum()}")
+def test_a_theta_that_is_none_for_these_layers_is_refused(guessed, theta):
+    assert guessed({"theta": torch.ones(152, 14)}).sum() == 152 * 14
+    with pytest.raises(UserError, match="file.safetensors"):
+        guessed({"theta": theta})
 
 
-@pytest.mark.parametrize("names, about", [
-    ((f"{KOHYA}.lora_down.weight", f"{KOHYA}.lora_up.weight", f"{KOHYA}.alpha"), {}),
-    ((f"{K}.lora.down.weight", f"{K}.lora.up.weight"), {}),
-    ((K.replace(".to_k", ".processor.to_k_lora.down.weight"),
-      K.replace(".to_k", ".processor.to_k_lora.up.weight")), {}),
-    ((f"{K}.lora_A.weight", f"{K}.lora_B.weight"),
-     {"lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": 1, "unet.target_modules": ["attn2.to_k"]}'})])
-def test_every_spelling_means_what_it_means_to_diffusers(cfg, tmp_path, names, about):
-    """One layer, rank 2; alpha is 1 where the file can say so, else as good as 2."""
-    tensors = (torch.randn(2, 32), torch.randn(64, 2), torch.tensor(1.0))
-    save_file(dict(zip(names, tensors)), tmp_path / "lora.safetensors", {"format": "pt"} | about)
-    pipe, sd = diffusers_pipeline(cfg.model), StableDiffusion.from_pretrained(cfg.model)
-    pipe.load_lora_weights(tmp_path / "lora.safetensors")
-    pipe.fuse_lora()
-    sd.load_lora(tmp_path / "lora.safetensors")
-    theirs = pipe.unet.get_submodule(K.removeprefix("unet.")).base_layer.weight
-    layer = sd.unet.get_submodule(K.removeprefix("unet.")).weight
-    plain = StableDiffusion.from_pretrained(cfg.model).unet.get_submodule(K.removeprefix("unet.")).weight
-    assert torch.allclose(layer, theirs, atol=1e-6) and not torch.allclose(layer, plain, atol=0.1)
-
-
-def test_a_lora_that_does_not_fit_changes_nothing(cfg, tmp_path):
-    sd = StableDiffusion.from_pretrained(cfg.model)
-    before, other = weights(sd), K.replace("to_k", "to_v")
-    good = {f"{K}.lora_A.weight": torch.randn(2, 32), f"{K}.lora_B.weight": torch.randn(64, 2)}
-    down, up = torch.randn(2, 32), torch.randn(64, 3)
-    for more, message in (({f"{other}.lora_A.weight": down}, "does not fit"),
-                          ({f"{other}.lora_A.weight": down, f"{other}.lora_B.weight": up}, "does not fit"),
-                          ({"unet.nothing.lora_A.weight": down}, "no layer"), ({"conv_in.weight": down}, "no layer")):
-        save_file(good | more, tmp_path / "lora.safetensors")
-        with pytest.raises(UserError, match=message):
-            sd.load_lora(tmp_path / "lora.safetensors")
-    assert same(before, weights(sd))
+@pytest.mark.parametrize("said", ["null", "[1]", "{", '"face"', "{}"])
+def test_a_file_that_does_not_say_what_it_is_for_is_refused(guessed, said):
+    with pytest.raises(UserError, match="file.safetensors"):
+        guessed({"theta": torch.ones(152, 14)}, purpose=said)
 
 
 # === what cannot work =================================================================================================
@@ -354,4 +334,4 @@ def test_with_no_argument_it_is_the_tiny_worlds_face(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.endswith("before_after.png\n") and Image.open(out / "before_after.png").width > 500
     left = sorted(path.name for path in out.iterdir())
-    assert left == ["before_after.png", "lidb.safetensors", "pytorch_lora_weights.safetensors"]
+    assert left == [".lock", "before_after.png", "lidb.safetensors", "pytorch_lora_weights.safetensors"]

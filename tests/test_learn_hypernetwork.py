@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 import hyperdreambooth
 import learn_hypernetwork
-from command import UserError, load_metadata, load_tensors
+from files import UserError, load_metadata, load_tensors
 from hyperdreambooth import Hypernetwork, adapted_layers
-from learn_hypernetwork import (Config, draw_people, find_thetas, fit_thetas, look_at_strangers, loss_with_theta, main,
-                                prepare, read_people, train)
+from learn_hypernetwork import Config, draw_people, look_at_strangers, main, prepare, read_people, train
+from thetas import find_thetas, fit_thetas, loss_with_theta
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_everyone_gets_a_theta_and_only_those_that_lack_are_found(cfg, tmp_path,
         if len(fitted) == 2:
             raise KeyboardInterrupt
         fit_thetas(sd, cfg, z, shown, theta, generator)
-    monkeypatch.setattr("learn_hypernetwork.fit_thetas", fit)
+    monkeypatch.setattr("thetas.fit_thetas", fit)
     with pytest.raises(KeyboardInterrupt):
         find_thetas(sd, other, z, people)
     assert list(files(tmp_path / "killed" / "theta")) == ["start.safetensors"]
@@ -131,7 +131,7 @@ def test_in_a_batch_of_people_each_is_taught_as_if_alone(cfg, monkeypatch):
     def same_noise(sd, z, words, generator):
         output = sd.unet(0.6 * z + 0.8 * eps, torch.full((len(z),), 300), words)
         return F.mse_loss(output, eps.expand_as(z))
-    monkeypatch.setattr("learn_hypernetwork.noise_loss", same_noise)
+    monkeypatch.setattr("thetas.noise_loss", same_noise)
 
     def fitted(people):
         theta = torch.zeros(len(people), len(sd.lidb.layers), cfg.a + cfg.b)
@@ -235,7 +235,7 @@ def test_a_hypernetwork_is_not_trained_over_another_one(cfg, tmp_path, steps):
 def test_what_is_finished_is_not_trained_again(cfg, tmp_path, capsys):
     main(cfg)
     path = tmp_path / "out" / "hypernetwork.safetensors"
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert sorted(file.name for file in path.parent.iterdir()) == [".lock", path.name]
     before = path.read_bytes()
     main(replace(cfg, resume=True))
     assert path.read_bytes() == before and f"which is finished: {path}" in capsys.readouterr().out

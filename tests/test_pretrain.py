@@ -7,10 +7,13 @@ import pytest
 import torch
 from conftest import same, weights
 
-from command import UserError, write_state
+from command import write_state
+from files import UserError
 from stable_diffusion import TINY, StableDiffusion
+from tiny_unet import UNet, UNetConfig
 from tiny_world import pretrain, world
 from tiny_world.pretrain import Config, Muon
+from tiny_world.widen import Widening
 from tiny_world.world import IDENTIFIERS, caption
 
 
@@ -57,14 +60,79 @@ def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path, monkeypatch):
         pretrain.main(replace(other, resume=True, lr=1.0))
 
 
-def test_the_tokenizer_and_the_autoencoder_of_a_model_are_taken_as_they_are(cfg, tmp_path):
-    """With --vae: none is trained, the text encoder has as many words, and latents are scaled as that model's."""
-    pretrain.main(replace(cfg, vae=TINY, steps=1, align=0.0))
+@pytest.mark.parametrize("given", ["vae", "start"])
+def test_the_tokenizer_and_the_autoencoder_of_a_model_are_taken_as_they_are(cfg, tmp_path, given):
+    """With --vae and with --start: none is trained, the text encoder has as many words, and latents are scaled as that
+    model's."""
+    pretrain.main(replace(cfg, steps=1, align=0.0, **{given: TINY}))
     made, given = StableDiffusion.from_pretrained(cfg.out), StableDiffusion.from_pretrained(TINY)
     assert made.tokenizer.vocab == given.tokenizer.vocab and made.vae.config == given.vae.config
     kept = {name: tensor.half().float() for name, tensor in given.vae.state_dict().items()}
     assert same(made.vae.state_dict(), kept) and not (tmp_path / "work" / "vae.safetensors").exists()
 
+
+# === from a narrower model ============================================================================================
+
+def small_unet(widths, linear=False):
+    blocks = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+              "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
+    return UNet(UNetConfig(block_out_channels=widths, layers_per_block=2, attention_head_dim=4, cross_attention_dim=24,
+                           norm_num_groups=8, use_linear_projection=linear, **blocks))
+
+
+def outputs(*unets):
+    """Of the same latents, noise levels and words."""
+    x, words = torch.randn(3, 4, 8, 12), torch.randn(3, 7, 24)
+    with torch.no_grad():
+        return [unet(x, torch.tensor([0, 400, 999]), words) for unet in unets]
+
+
+@pytest.mark.parametrize("widths, linear", [((16, 32), True), ((32, 64), False), ((48, 96), True)])
+def test_a_unet_whose_channels_all_have_equally_many_copies_computes_the_same(widths, linear):
+    torch.manual_seed(0)
+    narrow, wide = small_unet((16, 32), linear), small_unet(widths, linear)
+    Widening(narrow, wide)
+    expected, found = outputs(narrow, wide)
+    assert (found - expected).abs().max() < 1e-3 < 0.1 * expected.std()
+
+
+@pytest.mark.parametrize("widths", [(24, 48), (24, 40), (40, 72), (16, 64)])
+def test_a_unet_whose_channels_have_more_copies_and_fewer_computes_nearly_the_same(widths):
+    """(16, 64) is uneven too, where two maps are read as one. One that starts anew computes something else."""
+    torch.manual_seed(0)
+    narrow, wide, other = small_unet((16, 32)), small_unet(widths), small_unet(widths)
+    Widening(narrow, wide)
+    expected, found, anew = outputs(narrow, wide, other)
+    assert 1e-3 < (found - expected).norm() < 0.4 * expected.norm() < 0.4 * (anew - expected).norm()
+
+
+def test_copies_of_a_channel_get_different_gradients():
+    """Else they would stay copies for ever, and the wide network would learn no more than the narrow one could."""
+    torch.manual_seed(0)
+    narrow, wide = small_unet((16, 32)), small_unet((32, 64))
+    Widening(narrow, wide)
+    wide(torch.randn(3, 4, 8, 12), torch.tensor([0, 400, 999]), torch.randn(3, 7, 24)).square().sum().backward()
+    for layer in (wide.conv_in, wide.mid_block.resnets[0].conv1, wide.down_blocks[1].attentions[0].proj_in):
+        first, second = layer.weight[:2], layer.weight.grad[:2]
+        assert torch.equal(first[0], first[1]) and (second[0] - second[1]).norm() > 0.05 * second[0].norm()
+
+
+def test_training_goes_on_from_a_model_that_is_widened(cfg, monkeypatch):
+    """With --start: before the first step it draws what that model draws, and reads as it reads."""
+    begun = StableDiffusion.from_pretrained(TINY)
+    twice = tuple(2 * width for width in begun.unet.config.block_out_channels)
+    monkeypatch.setattr(pretrain, "UNET_CONFIG", replace(begun.unet.config, block_out_channels=twice))
+    scale = begun.vae.config.scaling_factor
+    sd, _ = pretrain.start_networks(replace(cfg, start=TINY), begun.tokenizer, begun.vae, scale)
+    words = begun.read(["a photo of a cat", "a red teapot in the snow"])
+    assert torch.equal(sd.read(["a photo of a cat", "a red teapot in the snow"]), words)
+    x, t = torch.randn(2, 8, 16, 16), torch.tensor([200, 700])
+    with torch.no_grad():
+        assert (sd.unet(x, t, words) - begun.unet(x, t, words)).abs().max() < 1e-3
+    assert sd.unet.conv_in.out_channels == 2 * begun.unet.conv_in.out_channels
+
+
+# === what it is trained on ============================================================================================
 
 def test_most_steps_are_at_the_noise_levels_in_the_middle_and_none_is_left_out():
     """A tenth of them evenly; of the rest as many below the middle as above."""

@@ -1,5 +1,7 @@
 """From the same folder, prompt, seed, steps, guidance and sampler: the picture that diffusers gives, to one grey
 level."""
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from PIL import Image
 
 from pictures import to_tensor
-from stable_diffusion import StableDiffusion
+from stable_diffusion import TINY, StableDiffusion
 
 REFERENCE = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler}
 
@@ -50,6 +52,16 @@ def test_sizes_other_than_square(sd15_folder):
     assert levels(*draw_both(sd15_folder, "ddim", size=(96, 160))) <= 1
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_schedule_of_the_first_files_draws_as_in_diffusers(sd15_folder, altered):
+    """It says clip_sample and no steps_offset, which no Stable Diffusion was trained or drawn with: diffusers' pipeline
+    knows better, and so do we."""
+    folder = altered(sd15_folder, "scheduler")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"clip_sample": True, "steps_offset": 0}))
+    assert levels(*draw_both(folder, "ddim")) <= 1
+
+
 def test_a_prompt_longer_than_77_tokens_is_cut_at_the_same_place(sd15_folder, capsys):
     assert levels(*draw_both(sd15_folder, "ddim", prompt="a very long story " * 40)) <= 1
     assert "longer than 75 tokens" in capsys.readouterr().err
@@ -64,6 +76,26 @@ def test_what_we_save_diffusers_opens_and_draws_the_same(folder, request, tmp_pa
     plain = StableDiffusion.from_pretrained(str(tmp_path / "saved")).sample("a cat-toy on the beach", steps=6, seed=3)
     named = StableDiffusion.from_pretrained(str(tmp_path / "saved")).sample("a <cat-toy> on the beach", steps=6, seed=3)
     assert levels(plain, named) > 1  # the added word is a token of its own, and does something
+
+
+@pytest.mark.parametrize("model", ["shipped", "saved by us"])
+def test_a_folder_in_half_precision_opens_in_diffusers_without_a_word_about_it(sd15_folder, tmp_path, model):
+    """As theirs do: it computes in float32, whatever the files are stored in. Else transformers would take the text
+    encoder for a half, and its words would not fit the UNet."""
+    folder = TINY
+    if model == "saved by us":
+        folder = tmp_path / "half"
+        StableDiffusion.from_pretrained(str(sd15_folder)).save(folder, half=True)
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    assert {part.dtype for part in (pipe.text_encoder, pipe.unet, pipe.vae)} == {torch.float32}
+    assert pipe.text_encoder.config.bos_token_id == pipe.tokenizer.bos_token_id
+    assert pipe.text_encoder.config.eos_token_id == pipe.tokenizer.eos_token_id
+    pipe.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": 2, "guidance_scale": 4.0, "generator": torch.Generator().manual_seed(3)}
+    [theirs] = pipe("a photo of a red teapot", height=64, width=64, **how).images
+    sd = StableDiffusion.from_pretrained(folder)
+    ours = sd.sample("a photo of a red teapot", steps=2, guidance=4.0, seed=3, size=64)
+    assert theirs.size == (64, 64) and levels(ours, [theirs]) <= 1
 
 
 def test_a_batch_of_prompts_gives_each_the_picture_it_gets_alone(sd15_folder):

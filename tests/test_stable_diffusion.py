@@ -26,7 +26,8 @@ def six():
                            **blocks))
     vae = VAE(VAEConfig(latent_channels=6, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4))
     text = CLIPText(CLIPTextConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=3))
-    return StableDiffusion(clip_tokenizer(), text, unet, vae, ScheduleConfig(beta_schedule="scaled_linear"))
+    schedule = ScheduleConfig(beta_schedule="scaled_linear", steps_offset=1)
+    return StableDiffusion(clip_tokenizer(), text, unet, vae, schedule)
 
 
 def noisy(*size):

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 
 import textual_inversion
-from command import UserError
+from files import UserError
 from stable_diffusion import StableDiffusion
 from textual_inversion import (STYLE_TEMPLATES, TEMPLATES, Config, inversion_loss, nearest_words, prepare, read_with,
                                train)
@@ -147,7 +147,7 @@ def test_what_needs_no_model_is_refused_before_one_is_loaded(cfg, change, messag
 
 def test_a_loss_that_is_no_number_stops_the_run(cfg):
     sd, cfg, photos = prepare(replace(cfg, steps=9))
-    with pytest.raises(UserError, match="step 3: try a lower --lr"):
+    with pytest.raises(UserError, match="step 3: start again with a lower --lr"):
         for log in train(sd, cfg, photos):
             if log["step"] == 2:
                 sd.unet.conv_in.weight.data.fill_(float("nan"))
@@ -159,8 +159,10 @@ def test_the_command_leaves_a_word_that_diffusers_opens_and_draws_alike(cfg, tmp
                             "--sampling-steps", "2", "--out", cfg.out], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "nearest to vector 2: " in ended.stdout and Image.open(tmp_path / "out" / "before_after.png").width > 300
-    path = tmp_path / "out" / "learned_embeds.safetensors"
-    assert {n: t.shape for n, t in load_file(path).items()} == {"<it>": (2, 32)}
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == [".lock", "before_after.png", "it.safetensors", "learned_embeds.safetensors"]
+    path, named = tmp_path / "out" / "learned_embeds.safetensors", load_file(tmp_path / "out" / "it.safetensors")
+    assert {n: t.shape for n, t in load_file(path).items()} == {"<it>": (2, 32)} and same(named, load_file(path))
     pipe = diffusers_pipeline(cfg.model)
     pipe.load_textual_inversion(path)
     theirs = pipe("a <it> in the snow", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
@@ -179,18 +181,27 @@ def test_other_tools_files_are_read_and_pickles_are_refused(cfg, tmp_path):
     save_file({"<wide>": torch.randn(1, 64)}, tmp_path / "wide.safetensors")
     save_file({"<none>": torch.randn(0, 32)}, tmp_path / "empty.safetensors")
     save_file({"<deep>": torch.tensor(1.0)}, tmp_path / "number.safetensors")
+    save_file({"clip_l": torch.randn(1, 32)}, tmp_path / "my_word.safetensors")
+    save_file({"clip_l": torch.randn(1, 32), "clip_g": torch.randn(1, 64)}, tmp_path / "xl.safetensors")
+    save_file({"<much>": torch.randn(76, 32)}, tmp_path / "much.safetensors")
+    save_file({"<nan>": torch.full((1, 32), float("nan"))}, tmp_path / "nan.safetensors")
+    save_file({"<ids>": torch.ones(1, 32, dtype=torch.int64)}, tmp_path / "ids.safetensors")
     save_file({"<x>_1": torch.randn(1, 32)}, tmp_path / "second.safetensors")
     save_file({"<x>": torch.randn(2, 32)}, tmp_path / "first.safetensors")
     (tmp_path / "word.pt").write_bytes(b"\x80\x02}q\x00.")
     sd = StableDiffusion.from_pretrained(cfg.model)
     assert sd.load_embeds(tmp_path / "my_dog.safetensors") == "my_dog" and len(sd.tokenizer.encode("my_dog")) == 2
     assert sd.load_embeds(tmp_path / "one.safetensors") == "<one>" and len(sd.tokenizer.encode("<one>")) == 1
+    assert sd.load_embeds(tmp_path / "my_word.safetensors") == "my_word"
     sd.load_embeds(tmp_path / "second.safetensors")
+    known = dict(sd.tokenizer.vocab)
     for name, message in (("one", "already"), ("two", "2 tensors"), ("wide", "width 64"), ("word.pt", "pickle"),
                           ("none", "no such file"), ("empty", r"this is \(0, 32\)"), ("number", r"this is \(\)"),
-                          ("first", 'the token "<x>_1" already')):
+                          ("first", 'the token "<x>_1" already'), ("xl", "a word for Stable Diffusion XL"),
+                          ("much", r"this is \(76, 32\)"), ("nan", "not finite"), ("ids", "floating point")):
         with pytest.raises(UserError, match=message):
             sd.load_embeds(tmp_path / (name if "." in name else name + ".safetensors"))
+    assert sd.tokenizer.vocab == known
 
 
 def test_it_learns_the_word(tmp_path):

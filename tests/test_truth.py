@@ -21,9 +21,9 @@ from stable_diffusion import StableDiffusion
 from tiny_unet import UNet, UNetConfig
 from vae import VAE, VAEConfig
 
-GROUND = ("command", "pictures")                                              # the ground floor: nobody came to read it
+GROUND = ("command", "files", "pictures")                                     # the ground floor: nobody came to read it
 PARTS = ("ddpm", "tiny_unet", "clip_text", "vae")
-CHAPTERS = (*PARTS, "checkpoint", "stable_diffusion")
+CHAPTERS = (*PARTS, "checkpoint", "lora_file", "single_file", "stable_diffusion")
 METHODS = ("dreambooth", "textual_inversion", "attn_dreambooth", "hyperdreambooth")
 SCRIPTS = (*METHODS, "learn_hypernetwork")                                    # those with a Config
 
@@ -157,9 +157,12 @@ def test_run_time_needs_the_six_packages_and_nothing_else():
 # What a file may import of ours. The parts know nothing of each other, a chapter no method, a method no other one, and
 # none of them the tiny world's code: that is the comparison's.
 MAY_IMPORT = {
-    "command": (), "pictures": ("command",),
-    **dict.fromkeys(PARTS, ()), "checkpoint": ("command", *PARTS), "stable_diffusion": (*GROUND, *PARTS, "checkpoint"),
-    **dict.fromkeys(METHODS, (*GROUND, *CHAPTERS)), "learn_hypernetwork": (*GROUND, *CHAPTERS, "hyperdreambooth"),
+    "files": (), "command": ("files",), "pictures": ("files",),
+    **dict.fromkeys(PARTS, ()), "checkpoint": ("files", *PARTS), "lora_file": ("files",),
+    "single_file": ("files", *PARTS, "checkpoint"),
+    "stable_diffusion": (*GROUND, *PARTS, "checkpoint", "lora_file", "single_file"),
+    **dict.fromkeys(METHODS, (*GROUND, *CHAPTERS)), "thetas": (*GROUND, "hyperdreambooth"),
+    "learn_hypernetwork": (*GROUND, *CHAPTERS, "hyperdreambooth", "thetas"),
     "tables": (), "measure": (*GROUND, *CHAPTERS, "tiny_world"),
     "compare": (*GROUND, *CHAPTERS, *METHODS, "measure", "tables", "tiny_world"),
 }

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from command import (UserError, check_state, load_tensors, read_state, run, save_tensors,
-                     write_state)
+from command import check_state, read_state, run, write_state
+from files import UserError, load_tensors, save_tensors
 from pictures import to_tensor
 from stable_diffusion import TINY, StableDiffusion
 from tiny_world.draw import draw_all
@@ -322,7 +322,7 @@ def train(steps, work, out, resume):
     first = 0
     if resume and state.exists():
         check_state(state, settings)
-        first = read_state(state, weights, optimizer)["step"]
+        first = read_state(state, weights, optimizer, steps)["step"]
 
     start = last_save = time.time()
     mean = {}

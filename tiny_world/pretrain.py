@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 
 from clip_text import BYTES, END, START, CLIPText, CLIPTextConfig, Tokenizer, words
-from command import UserError, check_state, parse_flags, read_state, run, write_state
+from command import check_state, parse_flags, read_state, run, write_state
+from files import UserError
 from ddpm import ScheduleConfig
 from pictures import sheet
 from stable_diffusion import TINY, StableDiffusion
@@ -31,6 +32,7 @@ from tiny_unet import Attention, UNet, UNetConfig
 from tiny_world.draw import draw, draw_all
 from tiny_world.examine import Figures, examine, training_captions
 from tiny_world.judge import Judge, as_input
+from tiny_world.widen import Widening
 from tiny_world.world import FILLERS, IDENTIFIERS, caption, random_scene
 from vae import VAE, VAEConfig
 
@@ -42,6 +44,7 @@ class Config:
     work: str = "runs/pretrain"    # pictures, latents, the state to resume from, sample grids
     out: str = ""                  # the checkpoint, in the public layout; "": model in `work`
     vae: str = ""                  # a model whose tokenizer and autoencoder are taken; "": new ones
+    start: str = ""                # a model that training goes on from, widened if it is narrower
     pictures: int = 300_000        # drawn once and used several times, each with a new caption
     vae_steps: int = 20_000
     vae_batch: int = 8             # many small steps: a picture has thousands of pixels
@@ -57,6 +60,8 @@ class Config:
     empty: float = 0.1             # captions replaced by "": guidance needs pictures without words
     save_minutes: float = 10.0
     device: str = "cpu"            # cuda: a larger --batch fills it
+    dtype: str = "auto"            # float32, or bfloat16 where the processor has instructions for
+                                   # it: twice as fast with them, twenty times slower without
     seed: int = 0
     resume: bool = False           # go on from the state in `work`
     examine: bool = False          # train nothing; examine the model in `out`, or the shipped one
@@ -150,6 +155,11 @@ def are_of(cfg, pictures):
 
 # === what both stages share =======================================================================
 
+def autocast(cfg):
+    """The context in which networks compute in bfloat16, if that is what the Config says."""
+    return torch.autocast(cfg.device, torch.bfloat16, enabled=cfg.dtype == "bfloat16")
+
+
 def settings(cfg, names):
     """What a stage's result depends on: it can only be resumed with the same."""
     return {name: getattr(cfg, name) for name in ("pictures", "warmup", "decay", "seed", *names)}
@@ -160,12 +170,12 @@ def learning_rate(cfg, step, steps, peak):
     return peak * min(1.0, (step + 1) / cfg.warmup, (steps - step) / (cfg.decay * steps))
 
 
-def resume(cfg, state, about, weights, optimizer):
+def resume(cfg, state, about, weights, optimizer, steps):
     """The numbers of an earlier start's state, whose weights are put in place."""
     if not (cfg.resume and state.exists()):
         return {"step": 0, "seconds": 0.0}
     check_state(state, about)
-    return read_state(state, weights, optimizer)
+    return read_state(state, weights, optimizer, steps)
 
 
 # === the autoencoder ==============================================================================
@@ -176,7 +186,7 @@ def train_vae(cfg, work, pictures):
     weights = list(vae.parameters())
     optimizer = torch.optim.AdamW(weights, lr=cfg.vae_lr, weight_decay=1e-4, fused=True)
     about = settings(cfg, ("vae_steps", "vae_batch", "vae_lr"))
-    numbers = resume(cfg, state, about, weights, optimizer)
+    numbers = resume(cfg, state, about, weights, optimizer, cfg.vae_steps)
     begin, mean_error, last_save = time.time() - numbers["seconds"], None, time.time()
     for step in range(numbers["step"], cfg.vae_steps):
         rng = np.random.default_rng([cfg.seed, 1, step])
@@ -184,7 +194,7 @@ def train_vae(cfg, work, pictures):
         optimizer.param_groups[0]["lr"] = learning_rate(cfg, step, cfg.vae_steps, cfg.vae_lr)
         rows = np.sort(rng.integers(len(pictures), size=cfg.vae_batch))
         x = as_input(pictures[rows]).to(cfg.device)
-        with torch.autocast(cfg.device, torch.bfloat16):
+        with autocast(cfg):
             mean, std = vae.encode(x)
             mean, std = mean.float(), std.float()
             y = vae.decode(mean + std * torch.randn(std.shape, generator=noise).to(std)).float()
@@ -215,7 +225,7 @@ def encode_all(cfg, work, vae, pictures):
     if not (cfg.resume and path.exists()):
         vae, latents = vae.to(cfg.device), []
         for i in range(0, len(pictures), 250):
-            with torch.autocast(cfg.device, torch.bfloat16):
+            with autocast(cfg):
                 mean, _ = vae.encode(as_input(pictures[i:i + 250]).to(cfg.device))
             latents.append(mean.half().cpu().numpy())
         np.save(work / "latents.tmp.npy", np.concatenate(latents))
@@ -263,13 +273,16 @@ class Muon(torch.optim.AdamW):
 
     @staticmethod
     def orthogonal(x):  # (matrices, rows, columns), rows <= columns
-        """Newton-Schulz: pulls every singular value towards 1."""
-        x = x.bfloat16()
+        """Newton-Schulz: five times x <- p(x x^T) x, which pulls every singular value towards 1.
+        All is told by x x^T, which is smaller than x: p is found from it, and x is multiplied
+        once."""
         x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+        square, one = x @ x.mT, torch.eye(x.shape[1], device=x.device)
+        total = one
         for _ in range(5):
-            a = x @ x.mT
-            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-        return x.float()
+            p = 3.4445 * one - 4.7750 * square + 2.0315 * square @ square
+            total, square = p @ total, p @ square @ p
+        return total @ x
 
 
 @torch.no_grad()
@@ -306,7 +319,11 @@ def start_networks(cfg, tokenizer, vae, scale):
     for name, p in unet.named_parameters():
         if name.endswith(last) or name.startswith("conv_out"):
             torch.nn.init.zeros_(p)  # a residual step starts as nothing: faster and steadier
-    if cfg.device == "cpu":
+    if cfg.start:
+        begun = StableDiffusion.from_pretrained(cfg.start)
+        text.load_state_dict(begun.text.state_dict())
+        Widening(begun.unet, unet, cfg.seed)  # of the same width: a copy
+    if cfg.device == "cpu" and cfg.dtype == "bfloat16":
         for module in unet.modules():
             if isinstance(module, Attention):
                 module.kernel = attention
@@ -355,7 +372,7 @@ def predict(cfg, sd, captions, x_t, t):
     hook = sd.unet.down_blocks[1].attentions[-1].register_forward_hook(
         lambda module, inputs, output: seen.append(output))
     words = sd.text(sd.tokenizer(captions).to(cfg.device))  # in float32: small, and faster so
-    with torch.autocast(cfg.device, torch.bfloat16):
+    with autocast(cfg):
         output = sd.unet(x_t, t, words)
     hook.remove()
     return output.float(), seen[0]
@@ -365,7 +382,7 @@ def alignment(cfg, head, judge, middle, pictures):
     """How well the judge's map of the clean picture can be told from the UNet's middle (Yu et al.
     2024, REPA): the mean cosine. The judge has seen what ears and spouts are; a denoiser finds that
     out late, and sooner if it is asked. pictures (b, 64, 64, 3) bytes; middle (b, c, 8, 8)."""
-    with torch.autocast(cfg.device, torch.bfloat16):
+    with autocast(cfg):
         with torch.no_grad():
             stem = F.relu(judge.stem(as_input(pictures).to(cfg.device)))
             truth = judge.blocks[:3](stem)                                      # (b, 160, 8, 8)
@@ -380,8 +397,8 @@ def train_diffusion(cfg, work, tokenizer, vae, pictures, latents, scale):
     shadow = [p.detach().clone() for p in sampled]  # the weights' exponential mean: the result
     live, state = [*sampled, *head.parameters()], work / "diffusion.safetensors"
     about = settings(cfg, ("vae_steps", "vae_batch", "vae_lr", "batch", "lr", "ema", "empty",
-                           "align", "align_steps"))
-    numbers = resume(cfg, state, about, [*live, *shadow], optimizer)
+                           "align", "align_steps", "start"))
+    numbers = resume(cfg, state, about, [*live, *shadow], optimizer, cfg.steps)
     planned = numbers.get("steps", cfg.steps)
     if planned != cfg.steps and numbers["step"] > (1 - cfg.decay) * min(cfg.steps, planned):
         raise UserError(f"--steps {cfg.steps}: after step {numbers['step']} of {planned} the "
@@ -503,6 +520,11 @@ def main(cfg):
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: at least 1")
     if not 0 < cfg.decay <= 1:
         raise UserError(f"--decay {cfg.decay}: a share of the steps, above 0 and up to 1")
+    if cfg.dtype not in ("auto", "float32", "bfloat16"):
+        raise UserError(f"--dtype {cfg.dtype}: auto, float32 or bfloat16")
+    if cfg.dtype == "auto":
+        fast = cfg.device != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+        cfg = replace(cfg, dtype="bfloat16" if fast else "float32")
     if cfg.examine:
         return print_examination(cfg)
     work = Path(cfg.work)
@@ -511,13 +533,13 @@ def main(cfg):
                         "take another --work")
     work.mkdir(parents=True, exist_ok=True)
     pictures = make_pictures(cfg, work)
-    if cfg.vae:
-        sd = StableDiffusion.from_pretrained(cfg.vae)
+    if given := cfg.start or cfg.vae:
+        sd = StableDiffusion.from_pretrained(given)
         tokenizer, vae = sd.tokenizer, sd.vae
     else:
         tokenizer, vae = make_tokenizer(cfg), train_vae(cfg, work, pictures)
     latents, scale = encode_all(cfg, work, vae, pictures)
-    scale = vae.config.scaling_factor if cfg.vae else scale
+    scale = vae.config.scaling_factor if given else scale
     train_diffusion(cfg, work, tokenizer, vae, pictures, latents, scale)
 
 

@@ -1,0 +1,115 @@
+"""LoRA files, read and written: each tool has names of its own for one and the same thing.
+
+A LoRA is for each of some layers two thin matrices, down (r, d_in) and up (d_out, r):
+
+    W += strength * alpha / r * up @ down
+
+Tools agree on that and spell the layer's name each in its own way. Of up_blocks.0.attn.to_q in the
+UNet:
+
+    kohya, A1111, ComfyUI  lora_unet_up_blocks_0_attn_to_q.lora_down.weight  .lora_up.weight  .alpha
+    peft, diffusers        unet.up_blocks.0.attn.to_q.lora_A.weight          .lora_B.weight
+    diffusers before peft  unet.up_blocks.0.attn.to_q.lora.down.weight       .lora.up.weight
+    peft's own files       base_model.model.up_blocks.0.attn.to_q.lora_A.weight
+
+Read are all of them, by bringing each to kohya's, and written is kohya's, which all tools read.
+"""
+import math
+import re
+from pathlib import Path
+
+import torch
+
+from files import (UserError, check_weights, load_tensors, read_json, read_metadata, save_tensors,
+                   shown)
+
+PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
+LORA_NAME = re.compile(r"(.+?)\.(?:lora_|lora\.|lora_linear_layer\.)?(down|up|A|B|alpha)"
+                       r"(?:\.weight)?")
+
+
+# Relatives whose matrices mean something else, and those of larger models.
+OTHER_LORAS = {
+    "hada_": "a LoHa", "lokr_": "a LoKr", "lora_mid": "a LoCon with a middle (CP)",
+    "dora_scale": "a DoRA", "lora_magnitude": "a DoRA", "oft_": "an OFT",
+    "on_input": "an (IA)^3", "glora_": "a GLoRA",
+    "lora_te2_": "for Stable Diffusion XL", "lora_unet_input_blocks": "for Stable Diffusion XL",
+    "text_encoder_2.": "for Stable Diffusion XL", "lora_transformer_": "for another model",
+}
+
+
+def kohya_name(part, layer):
+    """unet, up_blocks.0.attn.to_q -> lora_unet_up_blocks_0_attn_to_q."""
+    return PREFIXES[part] + layer.replace(".", "_")
+
+
+def split_lora_name(name):
+    """A tensor's name in any spelling -> (the layer by kohya's name, "down", "up" or "alpha"); None
+    for what is no LoRA's."""
+    name = name.removeprefix("base_model.model.")  # peft's own files; they are the UNet's
+    # diffusers' attention processors: attn1.processor.to_q_lora.down
+    name = re.sub(r"\.processor\.(to_\w+)_lora\.", r".\1.lora.", name)
+    name = name.replace(".to_out.lora.", ".to_out.0.lora.")
+    match = LORA_NAME.fullmatch(name)
+    if not match:
+        return None
+    layer, role = match.groups()
+    if not layer.startswith(("unet.", "text_encoder.", *PREFIXES.values())):
+        layer = "unet." + layer  # peft, and diffusers before April 2023, when a LoRA was the UNet's
+    for part, prefix in PREFIXES.items():
+        layer = layer.replace(part + ".", prefix, 1)
+    layer = layer.replace(".", "_")
+    # transformers 5 leaves out text_model.
+    layer = layer.replace("lora_te_encoder_", "lora_te_text_model_encoder_")
+    return layer, {"A": "down", "B": "up"}.get(role, role)
+
+
+def read_lora(path, layers):
+    """{layer by kohya's name: (down (r, d_in), up (d_out, r), alpha / r)} from a LoRA file.
+    `layers` {name: layer} of the model that it is for: what does not fit one is refused."""
+    downs, ups, alphas, tensors = {}, {}, {}, load_tensors(path)
+    check_weights({name: tensor for name, tensor in tensors.items()
+                   if not name.endswith(".alpha")}, path)
+    for name, tensor in tensors.items():
+        for sign, kind in OTHER_LORAS.items():
+            if sign in name:
+                raise UserError(f"{path} is {kind} ({shown(name)}); this code knows plain LoRA")
+        layer, role = split_lora_name(name) or (None, None)
+        if layer not in layers:
+            raise UserError(f"{path}: {shown(name)} belongs to no layer of this model")
+        {"down": downs, "up": ups, "alpha": alphas}[role][layer] = tensor.float()
+    [peft] = read_metadata(path, ["lora_adapter_metadata"])
+    if any(name.startswith("base_model.") for name in tensors):  # says it in a file beside
+        peft = read_json(Path(path).with_name("adapter_config.json"))
+    special = [key for key in peft if key.endswith(("_pattern", "use_dora", "use_rslora"))]
+    if any(peft[key] for key in special):
+        raise UserError(f"{path}: a rank or alpha for each layer, dora and rslora are not known to "
+                        "this code")
+    changes = {}
+    for layer in downs | ups:
+        down, up, weight = downs.get(layer), ups.get(layer), layers[layer].weight
+        fits = down is not None and up is not None and down.ndim >= 2 <= up.ndim
+        fits = fits and down.shape[0] == up.shape[1] > 0
+        if not fits or (len(up), down[0].numel()) != (len(weight), weight[0].numel()):
+            raise UserError(f"{path}: {layer} does not fit this model's layer of "
+                            f"{list(weight.shape)}")
+        r, part = up.shape[1], "unet" if layer.startswith(PREFIXES["unet"]) else "text_encoder"
+        try:
+            of_all = peft.get("lora_alpha", peft.get(f"{part}.lora_alpha", r))
+            alpha = float(alphas.get(layer, of_all))
+        except (RuntimeError, TypeError, ValueError):
+            alpha = math.nan
+        if not math.isfinite(alpha):
+            raise UserError(f"{path}: the alpha of {layer} is no number")
+        changes[layer] = down.flatten(1), up.flatten(1), alpha / r
+    return changes
+
+
+def save_lora(path, changes):
+    """changes {layer by kohya's name: (down (r, d_in), up (d_out, r))}, with alpha = r."""
+    tensors = {}
+    for layer, (down, up) in changes.items():
+        tensors[f"{layer}.lora_down.weight"] = down
+        tensors[f"{layer}.lora_up.weight"] = up
+        tensors[f"{layer}.alpha"] = torch.tensor(float(len(down)))
+    save_tensors(tensors, path)
