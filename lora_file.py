@@ -64,12 +64,10 @@ def split_lora_name(name):
     return layer, {"A": "down", "B": "up"}.get(role, role)
 
 
-def read_lora(path, layers):
-    """{layer by kohya's name: (down (r, d_in), up (d_out, r), alpha / r)} from a LoRA file.
-    `layers` {name: layer} of the model that it is for: what does not fit one is refused."""
-    downs, ups, alphas, tensors = {}, {}, {}, load_tensors(path)
-    check_weights({name: tensor for name, tensor in tensors.items()
-                   if not name.endswith(".alpha")}, path)
+def sort_tensors(path, tensors, layers):
+    """{"down", "up", "alpha": {layer by kohya's name: tensor}}; what belongs to no layer is
+    refused."""
+    roles = {"down": {}, "up": {}, "alpha": {}}
     for name, tensor in tensors.items():
         for sign, kind in OTHER_LORAS.items():
             if sign in name:
@@ -77,27 +75,42 @@ def read_lora(path, layers):
         layer, role = split_lora_name(name) or (None, None)
         if layer not in layers:
             raise UserError(f"{path}: {shown(name)} belongs to no layer of this model")
-        {"down": downs, "up": ups, "alpha": alphas}[role][layer] = tensor.float()
-    [peft] = read_metadata(path, ["lora_adapter_metadata"])
-    if any(name.startswith("base_model.") for name in tensors):  # says it in a file beside
-        peft = read_json(Path(path).with_name("adapter_config.json"))
-    special = [key for key in peft if key.endswith(("_pattern", "use_dora", "use_rslora"))]
-    if any(peft[key] for key in special):
-        raise UserError(f"{path}: a rank or alpha for each layer, dora and rslora are not known to "
-                        "this code")
-    changes = {}
-    for layer in downs | ups:
-        down, up, weight = downs.get(layer), ups.get(layer), layers[layer].weight
+        if role != "alpha":  # that may be a whole number
+            check_weights({name: tensor}, path)
+        roles[role][layer] = tensor.float()
+    return roles
+
+
+def read_adapter_settings(path, tensors):
+    """What peft and diffusers say beside the tensors: {"lora_alpha", "unet.lora_alpha", ...}."""
+    [settings] = read_metadata(path, ["lora_adapter_metadata"])
+    if any(name.startswith("base_model.") for name in tensors):  # peft, in a file beside
+        settings = read_json(Path(path).with_name("adapter_config.json"))
+    for key, value in settings.items():
+        if value and key.endswith(("rank_pattern", "alpha_pattern", "use_dora", "use_rslora")):
+            raise UserError(f"{path}: a rank or alpha for each layer, dora and rslora are not "
+                            "known to this code")
+    return settings
+
+
+def read_lora(path, layers):
+    """{layer by kohya's name: (down (r, d_in), up (d_out, r), alpha / r)} from a LoRA file.
+    `layers` {name: layer} of the model that it is for: what does not fit one is refused."""
+    tensors, changes = load_tensors(path), {}
+    roles = sort_tensors(path, tensors, layers)
+    settings = read_adapter_settings(path, tensors)
+    for layer in roles["down"] | roles["up"]:
+        down, up, weight = roles["down"].get(layer), roles["up"].get(layer), layers[layer].weight
         fits = down is not None and up is not None and down.ndim >= 2 <= up.ndim
         fits = fits and down.shape[0] == up.shape[1] > 0
         if not fits or (len(up), down[0].numel()) != (len(weight), weight[0].numel()):
             raise UserError(f"{path}: {layer} does not fit this model's layer of "
                             f"{list(weight.shape)}")
         r, part = up.shape[1], "unet" if layer.startswith(PREFIXES["unet"]) else "text_encoder"
+        of_all = settings.get("lora_alpha", settings.get(f"{part}.lora_alpha", r))
         try:
-            of_all = peft.get("lora_alpha", peft.get(f"{part}.lora_alpha", r))
-            alpha = float(alphas.get(layer, of_all))
-        except (RuntimeError, TypeError, ValueError):
+            alpha = float(roles["alpha"].get(layer, of_all))
+        except (RuntimeError, TypeError, ValueError):  # of several numbers, of none
             alpha = math.nan
         if not math.isfinite(alpha):
             raise UserError(f"{path}: the alpha of {layer} is no number")
