@@ -144,6 +144,16 @@ def every(value):
     return value if isinstance(value, (list, tuple)) else [value]
 
 
+def check_numbers(key, value, limits):
+    """A number, or one for each level, within limits; only whole ones stand in a list."""
+    least, most = limits
+    for one in every(value):
+        if isinstance(value, tuple) and type(one) is not int:
+            raise ValueError(f'"{key}" is {shown(json.dumps(value))}: whole numbers, please')
+        if type(one) in (int, float) and not least <= one <= most:  # NaN is nowhere
+            raise ValueError(f'"{key}" is {shown(one)}; this code knows {least} to {most}')
+
+
 def read_setting(config, key, value, kind):
     """The value of one of our own keys, checked: of the right type, and one that this code
     knows."""
@@ -152,19 +162,14 @@ def read_setting(config, key, value, kind):
     if not fits or (type(value) is bool and kind is not bool):
         wanted = getattr(kind, "__name__", kind)
         raise ValueError(f'"{key}" is {shown(json.dumps(value))} and should be of type {wanted}')
-    known = KNOWN_VALUES[config].get(key)
-    least, most = LIMITS.get(key, (0, 1000) if kind is float else (1, 65_536))
-    for one in every(value):
-        if known and one not in known:
+    if isinstance(value, tuple) and not 1 <= len(value) <= 16:
+        raise ValueError(f'"{key}" has {len(value)} levels; this code knows 1 to 16')
+    if known := KNOWN_VALUES[config].get(key):
+        if unknown := [one for one in every(value) if one not in known]:
             names = ", ".join(name for name in known if name)
-            raise ValueError(f'"{key}" is "{shown(one)}"; this code knows {names}')
-        if type(one) in (int, float) and not least <= one <= most:  # NaN is nowhere
-            raise ValueError(f'"{key}" is {shown(one)}; this code knows {least} to {most}')
-    if isinstance(value, tuple):  # one a level: names that are known, or whole numbers
-        if not 1 <= len(value) <= 16:
-            raise ValueError(f'"{key}" has {len(value)} levels; this code knows 1 to 16')
-        if not known and not all(type(one) is int for one in value):
-            raise ValueError(f'"{key}" is {shown(json.dumps(value))}: whole numbers, please')
+            raise ValueError(f'"{key}" is "{shown(unknown[0])}"; this code knows {names}')
+        return value
+    check_numbers(key, value, LIMITS.get(key, (0, 1000) if kind is float else (1, 65_536)))
     return value
 
 

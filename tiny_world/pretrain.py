@@ -3,7 +3,8 @@
     tokenizer    byte-pair merges from the world's captions and a page of English        seconds
     pictures     drawn once, kept in runs/pretrain                                       minutes
     vae          pictures <-> latents, squared error and a light pull towards N(0, 1)    an hour
-    diffusion    text encoder and UNet together, from random weights, with EMA           many hours
+    diffusion    text encoder and UNet together, with EMA, from random weights           many hours
+                 or from those of another model, which may be narrower (--start)
 
 Every random choice of a step comes from (seed, step), and the state is saved every few minutes by
 writing beside and renaming: with --resume a run that was killed at any moment ends in the same bits
