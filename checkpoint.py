@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from clip_text import ACTIVATIONS, BYTES, END, START, CLIPText, CLIPTextConfig, Tokenizer
-from files import (UserError, check_weights, load_tensors, read_json, replace_folder,
+from files import (UserError, check_file, check_weights, load_tensors, read_json, replace_folder,
                    save_tensors, shown)
 from ddpm import ScheduleConfig
 from tiny_unet import UNet, UNetConfig
@@ -450,6 +450,9 @@ def check_parts(folder, tokenizer, unet, vae, text):
 
 def read_settings(folder):
     """A model's small files -> (tokenizer, {part: network without weights}, ScheduleConfig)."""
+    for name in SMALL_FILES:
+        if (folder / name).exists():
+            check_file(folder / name)
     check_index(folder)
     networks = {part: build_network(module, config, folder / part / "config.json")
                 for part, module, config, *_ in PARTS}

@@ -366,6 +366,10 @@ def surroundings(only=()):
                                      f"{picture} --model some/model", (2,)),
             "a model that is a pipe": (f"mkdir -p {out}/m; mkfifo {out}/m/model_index.json; "
                                        f"timeout 60 {picture} --model {out}/m", (2,)),
+            "a vocabulary that is a pipe": (f"mkdir {out}; cp -r {TINY} {out}/m; "
+                                            f"rm {out}/m/tokenizer/vocab.json; "
+                                            f"mkfifo {out}/m/tokenizer/vocab.json; "
+                                            f"timeout 60 {picture} --model {out}/m", (2,)),
             "two in one folder": (f"{python} dreambooth.py {short} --steps 60 & sleep 5; "
                                   f"{python} dreambooth.py {short}; s=$?; wait; exit $s", (2,)),
             "Ctrl-C": (f"timeout -s INT 5 {python} dreambooth.py {short} --steps 400", (124, 130)),
