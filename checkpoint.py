@@ -130,12 +130,11 @@ IGNORED = {
         "algorithm_type", "clip_sample", "clip_sample_range", "corrector_order",
         "disable_corrector", "dynamic_thresholding_ratio", "eta", "euler_at_final",
         "final_sigmas_type", "flow_shift", "gamma", "interpolation_type", "lambda_min_clipped",
-        "lower_order_final",
-        "noise_sampler_seed", "original_inference_steps", "predictor_order", "rho",
-        "sample_max_value", "sigma_max", "sigma_min", "skip_prk_steps", "solver_order", "solver_p",
-        "solver_type", "stochastic_sampling", "tau_func", "time_shift_type", "timestep_scaling",
-        "timestep_type", "use_beta_sigmas", "use_dynamic_shifting", "use_exponential_sigmas",
-        "use_karras_sigmas", "use_lu_lambdas", "variance_type"),
+        "lower_order_final", "noise_sampler_seed", "original_inference_steps", "predictor_order",
+        "rho", "sample_max_value", "sigma_max", "sigma_min", "skip_prk_steps", "solver_order",
+        "solver_p", "solver_type", "stochastic_sampling", "tau_func", "time_shift_type",
+        "timestep_scaling", "timestep_type", "use_beta_sigmas", "use_dynamic_shifting",
+        "use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas", "variance_type"),
 }
 
 

@@ -201,9 +201,11 @@ def claim(folder):
     except OSError as error:
         raise UserError(f"--out {folder} cannot be written: {error.strerror}") from None
     claimed[place] = lock
-    for leftover in list(place.rglob("*.partial*")) if known else ():
+    if not known:
+        return
+    for leftover in list(place.rglob("*.partial*")):
         remove(leftover)
-    for old in place.glob("*.old") if known else ():  # between the two renames of replace_folder
+    for old in place.glob("*.old"):  # killed between the two renames of replace_folder
         if not old.with_suffix("").exists():
             os.replace(old, old.with_suffix(""))
 

@@ -232,19 +232,22 @@ class StableDiffusion:
     def save(self, folder, half=False):
         """The whole model in the public layout, which diffusers opens too; whole or not there.
         half: weights in fp16."""
-        networks = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text}
-        save_model(folder, self.tokenizer, networks, self.schedule.config, half)
+        save_model(folder, self.tokenizer, self.networks, self.schedule.config, half)
 
     def save_single_file(self, path):
         """The whole model in one file, in fp16, as A1111 and ComfyUI open it; without the words
         that were added."""
-        networks = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text}
-        write_single_file(path, self.tokenizer, networks, self.schedule.config)
+        write_single_file(path, self.tokenizer, self.networks, self.schedule.config)
 
     def freeze(self):
         """No weight of any part is trained; a method says which are."""
-        for network in (self.unet, self.text, self.vae):
+        for network in self.networks.values():
             network.requires_grad_(False)
+
+    @property
+    def networks(self):
+        """{part: network}, by the names of the public folders."""
+        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text}
 
     @property
     def device(self):

@@ -25,10 +25,10 @@ class Copies(NamedTuple):
 
 def copies(narrow, wide, groups, chance):
     """Channels stay in their group, so that the groups' norms see the same numbers."""
-    source = torch.arange(wide) * narrow // wide
-    if narrow % groups == wide % groups == 0:
-        a, b = narrow // groups, wide // groups
-        source = torch.cat([g * a + torch.arange(b) * a // b for g in range(groups)])
+    if narrow % groups or wide % groups:  # none of its own: all are one group
+        groups = 1
+    a, b = narrow // groups, wide // groups
+    source = torch.cat([g * a + torch.arange(b) * a // b for g in range(groups)])
     share = 0.5 + torch.rand(wide, generator=chance)
     return Copies(source, share / torch.zeros(narrow).index_add_(0, source, share)[source])
 
