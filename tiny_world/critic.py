@@ -26,8 +26,8 @@ from files import UserError, load_tensors, save_tensors
 from stable_diffusion import TINY, StableDiffusion
 from tiny_world.damage import KINDS, UNSEEN, damaged
 from tiny_world.draw import draw_all
-from tiny_world.judge import (Block, as_input, augment, contrastive, convert, draw_photos,
-                              individuals, is_kept, keep_pictures, mean_error_rate,
+from tiny_world.judge import (HALF_IS_FAST, Block, as_input, augment, contrastive, convert,
+                              draw_photos, individuals, is_kept, keep_pictures, mean_error_rate,
                               through_the_vae)
 from tiny_world.world import CLASSES, HELD_OUT
 
@@ -126,7 +126,7 @@ def draw_batch(step, pictures):
 
 def critic_losses(critic, x, photos, pairs):
     """{name: loss}; the arguments are a batch."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=HALF_IS_FAST):
         cls, whole, vectors = critic(x.to(memory_format=torch.channels_last))
     right_cls = torch.from_numpy(np.concatenate([photos, pairs, pairs]) // (PEOPLE * VIEWS))
     right_whole = torch.cat([torch.ones(len(photos) + len(pairs)), torch.zeros(len(pairs))])

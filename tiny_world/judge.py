@@ -45,6 +45,9 @@ ANSWERS = {
     "cube":        (False, True),
     "drawing":     (False, True),
 }
+# Networks compute in bfloat16 where the processor has instructions for it: twice as fast as in
+# float32 with them, twenty times slower without.
+HALF_IS_FAST = "AVX512" in torch.backends.cpu.get_cpu_capability()
 EMBEDDING = 64
 PEOPLE = 640    # individuals of each class that it learns to tell apart,
 VIEWS = 6       # and photos of each
@@ -204,7 +207,7 @@ def through_the_vae(pictures, vae):
     picture looks like."""
     decoded = []
     for part in np.array_split(pictures, len(pictures) // 200 + 1):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=HALF_IS_FAST):
             mean, _ = vae.encode(as_input(part))
             decoded.append(vae.decode(mean).float())
     pixels = ((torch.cat(decoded) + 1) * 127.5).round().clamp(0, 255).byte()
@@ -299,7 +302,7 @@ def draw_batch(step, pictures, truth):
 
 def judge_losses(judge, x, right, who):
     """{question: cross entropy}, and that of the identity vectors; the arguments are a batch."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=HALF_IS_FAST):
         logits, vectors = judge(x.to(memory_format=torch.channels_last))
     losses = {}
     for k, question in enumerate(ANSWERS):

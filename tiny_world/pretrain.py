@@ -32,7 +32,7 @@ from stable_diffusion import TINY, StableDiffusion
 from tiny_unet import Attention, UNet, UNetConfig
 from tiny_world.draw import draw, draw_all
 from tiny_world.examine import Figures, examine, training_captions
-from tiny_world.judge import Judge, as_input
+from tiny_world.judge import HALF_IS_FAST, Judge, as_input
 from tiny_world.widen import Widening
 from tiny_world.world import FILLERS, IDENTIFIERS, caption, random_scene
 from vae import VAE, VAEConfig
@@ -61,8 +61,7 @@ class Config:
     empty: float = 0.1             # captions replaced by "": guidance needs pictures without words
     save_minutes: float = 10.0
     device: str = "cpu"            # cuda: a larger --batch fills it
-    dtype: str = "auto"            # float32, or bfloat16 where the processor has instructions for
-                                   # it: twice as fast with them, twenty times slower without
+    dtype: str = "auto"            # bfloat16 where that is fast, or float32
     seed: int = 0
     resume: bool = False           # go on from the state in `work`
     examine: bool = False          # train nothing; examine the model in `out`, or the shipped one
@@ -524,8 +523,8 @@ def main(cfg):
     if cfg.dtype not in ("auto", "float32", "bfloat16"):
         raise UserError(f"--dtype {cfg.dtype}: auto, float32 or bfloat16")
     if cfg.dtype == "auto":
-        fast = cfg.device != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
-        cfg = replace(cfg, dtype="bfloat16" if fast else "float32")
+        half = HALF_IS_FAST or cfg.device != "cpu"
+        cfg = replace(cfg, dtype="bfloat16" if half else "float32")
     if cfg.examine:
         return print_examination(cfg)
     work = Path(cfg.work)
