@@ -49,11 +49,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from command import (check_at_least, check_finite, check_machine, check_not_negative,
-                     check_positive, check_resume, check_size, check_subject, check_words, fill_in,
-                     load_state, parse_flags, pick_device, progress, resumed_numbers, run,
+from command import (check_at_least, check_machine, check_not_negative, check_positive,
+                     check_resume, check_size, check_subject, check_words, fill_in, load_state,
+                     parse_flags, pick_device, pick_dtype, progress, read_log, resumed_numbers, run,
                      save_state, state_path, watch)
 from files import UserError, check_place, claim, file_name, save_tensors
+from optimizer import make_optimizer
 from pictures import load_pictures, save_picture, sheet, square, stack, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
@@ -78,9 +79,11 @@ class Config:
     guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
-    dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the
-                                      # weights stay float32
+    dtype: str = "auto"               # float32, bfloat16 or float16, in which a GPU computes
+                                      # faster; the weights stay
+                                      # float32
     out: str = "runs/attn_dreambooth"
+    memory: str = None                # plain, thrifty or lean: see optimizer.py
     save_every: int = None            # steps between two states to resume from (up to 10 GB each
                                       # for Stable Diffusion)
     resume: bool = False              # go on from the state in `out`
@@ -89,6 +92,7 @@ class Config:
 SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
     "augment":          (False,      True),
     "sampling_steps":   (25,         25),
+    "memory":           ("plain",    "thrifty"),
     "save_every":       (100,        100),
 }
 
@@ -118,13 +122,23 @@ PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
 
 # === the method ===================================================================================
 
-def attention_penalty(maps, place, stage):
-    """maps: a list of (b, h, n, l), one a layer; place: where [V] stands in the prompt, the
-    category right after. The penalty, a number."""
+class TwoColumns(list):
+    """For the UNet to leave its maps in: of each it keeps what concerns [V] and the category right
+    after. All columns of Stable Diffusion's would take half a gigabyte."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place = place
+
+    def extend(self, maps):  # (b, h, n, l) each -> (b, h, n, 2)
+        super().extend(one[..., self.place:self.place + 2].clone() for one in maps)
+
+
+def attention_penalty(maps, stage):
+    """maps: a list of (b, h, n, 2), one a layer, of [V] and its category. The penalty, a number."""
     total = 0
     for attention in maps:
-        two = attention[..., place:place + 2].float().flatten(1, 2)  # (b, h*n, 2)
-        of_word, of_category = two.unbind(-1)                        # (b, h*n) each
+        of_word, of_category = attention.float().flatten(1, 2).unbind(-1)  # (b, h*n) each
         mean = (of_word.mean(1) - of_category.mean(1)) ** 2          # (b,)
         variance = (of_word.var(1) - of_category.var(1)) ** 2
         total = total + (stage.lambda_mean * mean + stage.lambda_var * variance).sum()
@@ -135,12 +149,14 @@ def attn_dreambooth_loss(sd, z, words, generator, place, stage):
     """z: latents of photos (b, c, y, x); words: the prompt's vectors (b, l, d). Returns the noise
     loss and the penalty."""
     penalised = stage.lambda_mean > 0 or stage.lambda_var > 0
-    maps = [] if penalised else None  # None: attention without its maps is faster
-    eps = torch.randn(z.shape, generator=generator).to(z)               # noise it
-    t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
-    output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words, maps)  # predict, see the gazes
-    noise = F.mse_loss(output.float(), sd.schedule.target(z, eps, t))   # compare
-    penalty = attention_penalty(maps, place, stage) if penalised else torch.zeros_like(noise)
+    maps = TwoColumns(place) if penalised else None  # None: attention without its maps is faster
+    eps = torch.randn(z.shape, generator=generator)                   # noise it
+    t = torch.randint(sd.schedule.T, (len(z),), generator=generator)
+    both = torch.stack([sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)])
+    x_t, target = both.to(sd.device)                                  # one copy to a GPU
+    output = sd.unet(x_t, t.to(sd.device), words, maps)               # predict, see the gazes
+    noise = F.mse_loss(output.float(), target)                        # compare
+    penalty = attention_penalty(maps, stage) if penalised else torch.zeros_like(noise)
     return noise, penalty
 
 
@@ -165,10 +181,9 @@ def plan_stages(cfg, large):
             for stage in stages if str(stage.number) in cfg.stages]
 
 
-def read_with(sd, prompts, ids, v):
-    """Prompts to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: the one thing
-    that gradients reach."""
-    tokens = sd.tokenizer(prompts).to(v.device)                      # (b, l)
+def read_with(sd, tokens, ids, v):
+    """Tokens (b, l) to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: the one
+    thing that gradients reach."""
     looked_up = sd.text.table(tokens)                                # (b, l, d)
     for i, row in zip(ids, v):
         looked_up = torch.where((tokens == i)[..., None], row, looked_up)
@@ -206,15 +221,17 @@ def prepare(cfg):
     photos = load_pictures(cfg.images)
     claim(cfg.out)
     check_place(Path(cfg.out) / "model")
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
-                                         variant=cfg.variant)
+    device = pick_device(cfg.device)
+    sd = StableDiffusion.from_pretrained(cfg.model, revision=cfg.revision, variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
+    cfg = replace(cfg, dtype=pick_dtype(cfg.dtype, device, cfg.memory))
     check_size(cfg.size, sd.vae.factor, 2 * sd.vae.factor)
     warn_of_small(photos, cfg.size)
     check_words(cfg, sd.tokenizer, "class_name")
     check_resume(cfg, photos)
     category = sd.tokenizer.encode(cfg.class_name)[:1]  # of a long one the first token
     sd.add_word(cfg.token, sd.text.table.weight.data[category])
+    sd.place(device, cfg.dtype if cfg.memory == "lean" else None)
     return sd, cfg, photos
 
 
@@ -222,7 +239,7 @@ def find_word(sd, cfg):
     """The sentence of all stages, the id of [V], and where it stands in the sentence."""
     prompt = f"a photo of a {cfg.token} {cfg.class_name}"
     [word] = sd.tokenizer.encode(cfg.token)
-    return prompt, word, sd.tokenizer(prompt)[0].tolist().index(word)
+    return prompt, word, 1 + sd.tokenizer.encode(prompt).index(word)  # 1: the sentence's beginning
 
 
 # === training =====================================================================================
@@ -232,12 +249,14 @@ def train(sd, cfg, photos):
     after each step, counted over all stages; sd is the model as it is at that moment."""
     sd.freeze()
     prompt, word, place = find_word(sd, cfg)
+    tokens = sd.tokenizer([prompt]).to(sd.device)                              # (1, l)
     reduced = [photo.reduce(max(1, min(photo.size) // (2 * cfg.size))) for photo in photos]
     with sd.autocast(cfg.dtype):
         mean, std = sd.encode([square(photo, cfg.size) for photo in reduced])  # (photos, c, y, x)
     v = sd.text.table.weight.data[[word]].clone()                              # (1, d)
     everything = [v, *sd.unet.parameters()]
     sd.unet.checkpointing = sd.large
+    sd.set_aside(*[] if cfg.augment else [sd.vae])
     stages, counted = plan_stages(cfg, sd.large), 0
 
     for stage in stages:
@@ -246,11 +265,14 @@ def train(sd, cfg, photos):
         trained = weights_of(stage, v, sd.unet)
         for weight in trained:
             weight.requires_grad_(True)
-        optimizer = torch.optim.AdamW(trained, lr=stage.lr, weight_decay=0.01, fused=True)
+        memory = "plain" if stage.number == 1 else cfg.memory  # a word is small
+        optimizer = make_optimizer(memory, trained, stage.lr, dtype=cfg.dtype)
         first = load_stage(cfg, everything, optimizer, stage)
         sd.text.table.weight.data[word] = v.data[0]
         with torch.no_grad(), sd.autocast(cfg.dtype):
-            words = read_with(sd, [prompt], [word], v)                         # (1, l, d)
+            words = read_with(sd, tokens, [word], v)                           # (1, l, d)
+        if stage.number > 1:  # now the word stands still
+            sd.set_aside(sd.text)
 
         for step in range(first, stage.steps):
             # A step's chance is its own: a resumed run needs no more than stage and step.
@@ -263,26 +285,24 @@ def train(sd, cfg, photos):
                     z = sd.draw_latents(*sd.encode(squares), chance)           # (b, c, y, x)
                 else:
                     z = sd.draw_latents(mean[some], std[some], chance)         # (b, c, y, x)
-                if stage.number == 1:  # later the word stands still
-                    words = read_with(sd, [prompt], [word], v)
+                if stage.number == 1:
+                    words = read_with(sd, tokens, [word], v)
                 noise, attention = attn_dreambooth_loss(
                     sd, z, words.expand(len(z), -1, -1), chance, place, stage)
                 loss = noise + attention
-            loss.backward()
-            gradients = [weight.grad for weight in trained]
-            check_finite(loss, torch.nn.utils.get_total_norm(gradients), step)
-            optimizer.step()
-            optimizer.zero_grad()
+            optimizer.backward(loss)
+            norm = optimizer.step()
             sd.text.table.weight.data[word] = v.data[0]
-            loss, noise, attention = torch.stack([loss, noise, attention]).tolist()
-            yield {"step": counted + step + 1, "stage": stage.number, "loss": loss, "noise": noise,
-                   "attention": attention}
+            log = read_log(cfg, counted + step + 1, norm, loss=loss, noise=noise,
+                           attention=attention)
+            yield log | {"stage": stage.number}
             # After the yield: what is drawn of a stage that has ended is there before its state.
             ended = step + 1 == stage.steps
             if (ended or (step + 1) % cfg.save_every == 0) and not (ended and stage is stages[-1]):
                 save_state(cfg, photos, everything, optimizer, stage=stage.number, step=step + 1)
         counted += stage.steps
     sd.unet.checkpointing = False
+    sd.take_back()
 
 
 def load_stage(cfg, weights, optimizer, stage):
@@ -308,8 +328,8 @@ def measure_gaze(sd, cfg, picture):
     t = torch.arange(sd.schedule.T // 10, sd.schedule.T, sd.schedule.T // 5)   # 5 of them
     z = mean.expand(len(t), -1, -1, -1) * sd.vae.config.scaling_factor
     chance, maps = torch.Generator().manual_seed(cfg.seed), []
-    x_t = sd.schedule.add_noise(z, torch.randn(z.shape, generator=chance).to(z), t)
-    sd.unet(x_t, t.to(sd.device), sd.read([prompt]).expand(len(t), -1, -1), maps)
+    x_t = sd.schedule.add_noise(z, torch.randn(z.shape, generator=chance), t)
+    sd.unet(x_t.to(sd.device), t.to(sd.device), sd.read([prompt]).expand(len(t), -1, -1), maps)
     total = torch.zeros(2, cfg.size, cfg.size)
     for attention in maps:                                                     # (5, h, n, l)
         two = attention[..., place:place + 2].float().mean((0, 1)).T.cpu()     # (2, n)
@@ -374,7 +394,7 @@ def main(cfg):
         if log["step"] in ends:
             picture = draw_gaze(sd, cfg, photos, f"after stage {log['stage']}")
             save_picture(picture, files[log["stage"]])
-    sd.save(out / "model")
+    sd.save(out / "model", half=cfg.memory == "lean")  # float16 holds more digits than bfloat16
     learned = {cfg.token: sd.text.table.weight[[word]]}
     save_tensors(learned, out / "learned_embeds.safetensors")  # for diffusers
     # for A1111 and ComfyUI, where the file's name is the word

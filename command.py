@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 import sys
@@ -72,6 +73,15 @@ def prepare_streams():
             getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
+def what_takes_less():
+    """The flags of the script that is running by which it would take less memory."""
+    config = getattr(sys.modules["__main__"], "Config", None)
+    flags = {"memory": "--memory lean", "train_text_encoder": "--no-train-text-encoder",
+             "batch_size": "a smaller --batch-size", "size": "a smaller --size"}
+    some = [text for name, text in flags.items() if config and hasattr(config, name)]
+    return f": {' or '.join(some)} takes less" if some else ""
+
+
 def run(main, *arguments):
     """Runs a script's main: a user's mistake, and what the machine refuses, end in one line and
     status 2, an interrupt in none and 130."""
@@ -89,9 +99,10 @@ def run(main, *arguments):
         sys.exit(141)
     except OSError as error:  # a full disk, a folder that vanished, a quota
         refuse(f"{error.filename or 'the disk'}: {error.strerror or error}")
-    except torch.OutOfMemoryError:
-        refuse("the GPU's memory is full: a smaller --size or --batch-size, or --dtype bfloat16, "
-               "needs less")
+    except RuntimeError as error:  # a GPU's memory is full: not all say it by an OutOfMemoryError
+        if not re.search("out of memory|ALLOC_FAILED", str(error)):
+            raise
+        refuse("the memory is full" + what_takes_less())
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -136,12 +147,17 @@ def check_not_negative(cfg, *names):
 
 
 def check_machine(cfg):
-    """--seed and --dtype, which are the same for all methods."""
+    """--seed and --dtype, which are the same for all methods, and --memory where there is one."""
     if not 0 <= cfg.seed < 2 ** 32:
         raise UserError(f"--seed {cfg.seed}: 0 to {2 ** 32 - 1}")
-    if cfg.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"--dtype {cfg.dtype}: float32 or bfloat16 (gradients of float16 "
-                        "underflow)")
+    if cfg.dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise UserError(f"--dtype {cfg.dtype}: auto, float32, bfloat16 or float16")
+    memory = getattr(cfg, "memory", None)
+    if memory not in (None, "plain", "thrifty", "lean"):
+        raise UserError(f"--memory {memory}: plain, thrifty or lean")
+    if memory == "lean" and cfg.dtype not in ("auto", "bfloat16"):
+        raise UserError(f"--memory lean keeps the weights in bfloat16, and computes in it: leave "
+                        f"out --dtype {cfg.dtype}")
 
 
 def check_words(cfg, tokenizer, *names):
@@ -158,14 +174,38 @@ def check_size(size, unit, least):
         raise UserError(f"--size {size}: a multiple of {unit}, please")
 
 
-def pick_device(name):
-    """"auto": the GPU if there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+def works(device):
+    """Whether numbers can be put on a device and brought back: "meta" is one, but has none."""
     try:
-        torch.zeros(1, device=name).item()  # item: the device "meta" exists, but has no numbers
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name} is not there on this machine; cpu always is") from None
+        return False
+    return True
+
+
+def pick_device(name):
+    """"auto": the GPU if there is one that works, NVIDIA's or AMD's (cuda), Intel's (xpu), Apple's
+    (mps)."""
+    if name == "auto":
+        name = next(device for device in ("cuda", "xpu", "mps", "cpu") if works(device))
+    elif not works(name):
+        raise UserError(f"--device {name} is not there on this machine; cpu always is")
+    if name.startswith("cuda"):  # TF32 where float32 is asked for, as convolutions have it anyway
+        torch.set_float32_matmul_precision("high")
+    return name
+
+
+def pick_dtype(name, device, memory=None):
+    """"auto": on NVIDIA's cards bfloat16, or float16 where the card has no bfloat16 of its own
+    (before 2020: the T4, which is often the free one); float32 elsewhere."""
+    native = not device.startswith("cuda") or torch.cuda.get_device_capability(device) >= (8, 0)
+    if name == "auto" and memory == "lean":
+        name = "bfloat16"
+    if name == "auto":
+        name = ("bfloat16" if native else "float16") if device.startswith("cuda") else "float32"
+    if name == "bfloat16" and not native:
+        print("this card computes bfloat16 by detours, slowly: --dtype float16 is what it is good "
+              "at", file=sys.stderr)
     return name
 
 
@@ -185,6 +225,8 @@ def write_state(path, settings, weights, optimizer, **numbers):
     tensors = {f"weight.{i}": tensor for i, tensor in enumerate(weights)}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": tensor for name, tensor in moments.items()}
+    if hasattr(optimizer, "scaler"):
+        numbers["scale"] = optimizer.scaler.get_scale()
     about = {"settings": json.dumps(settings), "numbers": json.dumps(numbers)}
     save_tensors(tensors, path, about)
 
@@ -217,6 +259,9 @@ def read_state(path, weights, optimizer, steps):
         weight.data.copy_(tensors[f"weight.{i}"])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    if hasattr(optimizer, "scaler") and numbers.get("scale", 0) > 0:
+        scaler = optimizer.scaler
+        scaler.load_state_dict(scaler.state_dict() | {"scale": numbers["scale"]})
     return numbers
 
 
@@ -266,12 +311,17 @@ def save_state(cfg, photos, weights, optimizer, **numbers):
     write_state(state_path(cfg), run_settings(cfg, photos), weights, optimizer, **numbers)
 
 
-def check_finite(loss, norm, step):
-    """After the backward pass and before the optimizer's step: no weight has been touched by what
-    is not finite."""
-    if not (loss.isfinite() and norm.isfinite()):
-        raise UserError(f"the loss, {loss.item()}, or its gradient is not finite at step "
-                        f"{step + 1}: start again with a lower --lr")
+def read_log(cfg, step, norm, **log):
+    """What is said of a step, {name: a tensor with one number}, as numbers, in one look at the
+    device: each has to wait for it. Refuses what is not finite; the optimizer has passed over it.
+    In float16 a norm may be infinite: then the loss was scaled up too far, and the next is not."""
+    values = torch.stack([norm, *log.values()]).tolist()
+    norm, log = values[0], dict(zip(log, values[1:]))
+    checked = [*log.values()] if cfg.dtype == "float16" else values
+    if not all(map(math.isfinite, checked)):
+        raise UserError(f"the loss, {log['loss']}, or its gradient is not finite at step {step}: "
+                        "start again with a lower --lr")
+    return {"step": step} | log
 
 
 # === what is shown ================================================================================

@@ -24,6 +24,7 @@ from pathlib import Path
 import attn_dreambooth
 import dreambooth
 import hyperdreambooth
+import lora_dreambooth
 import textual_inversion
 from command import run
 from files import UserError, claim, read_json, save_text
@@ -43,10 +44,13 @@ EXPERIMENTS = {
     "the class word": (None, {}, "{cls}"),
     "Textual Inversion": (textual_inversion, {}, "<it>"),
     "DreamBooth": (dreambooth, {}, "sks {cls}"),
+    "LoRA DreamBooth": (lora_dreambooth, {}, "sks {cls}"),
     "AttnDreamBooth": (attn_dreambooth, {}, "<it> {cls}"),
 }
 ABLATIONS = {  # by --only
     "DreamBooth without the prior": (dreambooth, {"prior_weight": 0.0}, "sks {cls}"),
+    "DreamBooth, thrifty": (dreambooth, {"memory": "thrifty"}, "sks {cls}"),
+    "DreamBooth, lean": (dreambooth, {"memory": "lean"}, "sks {cls}"),
     "AttnDreamBooth without the penalty": (attn_dreambooth, {"attn_weight": 0.0}, "<it> {cls}"),
     "AttnDreamBooth without stage 1": (attn_dreambooth, {"stages": "23"}, "<it> {cls}"),
     "AttnDreamBooth without stage 2": (attn_dreambooth, {"stages": "13"}, "<it> {cls}"),

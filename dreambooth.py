@@ -32,11 +32,12 @@ from pathlib import Path
 
 import torch
 
-from command import (check_at_least, check_finite, check_machine, check_not_negative,
-                     check_positive, check_resume, check_size, check_subject, check_words, fill_in,
-                     load_state, parse_flags, pick_device, progress, run, save_state, state_path,
-                     watch)
+from command import (check_at_least, check_machine, check_not_negative, check_positive,
+                     check_resume, check_size, check_subject, check_words, fill_in, load_state,
+                     parse_flags, pick_device, pick_dtype, progress, read_log, run, save_state,
+                     state_path, watch)
 from files import check_place, claim, load_metadata, load_tensors, save_tensors
+from optimizer import make_optimizer
 from pictures import load_pictures, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
@@ -65,9 +66,12 @@ class Config:
     guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
-    dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the
-                                      # weights stay float32
+    dtype: str = "auto"               # float32, bfloat16 or float16, in which a GPU computes
+                                      # faster; the weights stay
+                                      # float32
     out: str = "runs/dreambooth"
+    memory: str = None                # plain, thrifty or lean: Stable Diffusion at 512 pixels takes
+                                      # 15, 8 or 6 GB (see optimizer.py)
     save_every: int = None            # steps between two states to resume from (10 GB each for
                                       # Stable Diffusion)
     resume: bool = False              # go on from the state in `out`
@@ -80,6 +84,7 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
     "batch_size":          (4,      1),
     "class_images":        (64,     200),
     "sampling_steps":      (25,     25),
+    "memory":              ("plain", "thrifty"),
     "save_every":          (100,    400),
 }
 
@@ -94,10 +99,12 @@ def dreambooth_loss(sd, z, words, generator, prior_weight):
     """Eq. 2. z: latents (b, c, y, x), the subject's, then as many of the class; words: their
     prompts' vectors (b, l, d). Without a prior all of z is the subject's. Returns the loss and its
     two parts."""
-    eps = torch.randn(z.shape, generator=generator).to(z)             # noise it, each by its own
-    t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
-    output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words)      # predict
-    error = (output.float() - sd.schedule.target(z, eps, t)) ** 2     # compare
+    eps = torch.randn(z.shape, generator=generator)                   # noise it, each by its own
+    t = torch.randint(sd.schedule.T, (len(z),), generator=generator)
+    both = torch.stack([sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)])
+    x_t, target = both.to(sd.device)                                  # one copy to a GPU
+    output = sd.unet(x_t, t.to(sd.device), words)                     # predict
+    error = (output.float() - target) ** 2                            # compare
     if not prior_weight:
         return error.mean(), error.mean(), torch.zeros_like(error.mean())
     subject, prior = error.chunk(2)
@@ -116,13 +123,13 @@ def draw_class_latents(sd, cfg):
     asked = {"model": sd.fingerprint(), "prompt": prompt, "count": count, "seed": cfg.seed,
              "dtype": cfg.dtype, **how}
     if path.exists() and json.loads(load_metadata(path, ": delete it").get("asked", "{}")) == asked:
-        return load_tensors(path)["z"].to(sd.device)
+        return load_tensors(path)["z"]
     together, drawn = 16 if cfg.size < 256 else 1, []
     for i in progress(range(0, count, together), f"class pictures, {together} at a time"):
         images = min(together, count - i)
         with sd.autocast(cfg.dtype):
             *_, (_, z, _) = sd.walk(prompt, images=images, seed=cfg.seed + i, **how)
-        drawn.append(z)
+        drawn.append(z.cpu())
     save_tensors({"z": torch.cat(drawn)}, path, {"asked": json.dumps(asked)})
     return torch.cat(drawn)
 
@@ -154,14 +161,16 @@ def prepare(cfg):
     photos = load_pictures(cfg.images)
     claim(cfg.out)
     check_place(Path(cfg.out) / "model")
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
-                                         variant=cfg.variant)
+    device = pick_device(cfg.device)
+    sd = StableDiffusion.from_pretrained(cfg.model, revision=cfg.revision, variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
+    cfg = replace(cfg, dtype=pick_dtype(cfg.dtype, device, cfg.memory))
     check_size(cfg.size, sd.vae.factor, 2 * sd.vae.factor)
     warn_of_small(photos, cfg.size)
     check_words(cfg, sd.tokenizer, "class_name", "token")
     check_resume(cfg, photos)
     bind_token(sd, cfg.token)
+    sd.place(device, cfg.dtype if cfg.memory == "lean" else None)
     return sd, cfg, photos
 
 
@@ -171,20 +180,21 @@ def train(sd, cfg, photos):
     """Teaches sd the subject, and yields {step, loss, subject, prior} after each step; sd is the
     model as it is at that moment."""
     sd.freeze()
-    prompts = [f"a photo of a {cfg.token} {cfg.class_name}"] * cfg.batch_size
+    prompts = [f"a photo of a {cfg.token} {cfg.class_name}"]
     if cfg.prior_weight:
-        prompts += [f"a photo of a {cfg.class_name}"] * cfg.batch_size
+        prompts += [f"a photo of a {cfg.class_name}"]
         class_latents = draw_class_latents(sd, cfg)                            # (count, c, y, x)
     with sd.autocast(cfg.dtype):
-        words = sd.read(prompts)                                               # (2b, l, d)
+        words = sd.read(prompts)                                               # (2, l, d)
         mean, std = sd.encode([square(photo, cfg.size) for photo in photos])   # (photos, c, y, x)
 
+    sd.set_aside(*[] if cfg.random_crop else [sd.vae], *[] if cfg.train_text_encoder else [sd.text])
     trained = list(sd.unet.parameters())
     if cfg.train_text_encoder:
         trained += sd.text.parameters()
     for weight in trained:
         weight.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained, lr=cfg.lr, fused=True)
+    optimizer = make_optimizer(cfg.memory, trained, cfg.lr, clip=1.0, dtype=cfg.dtype)
     sd.unet.checkpointing = sd.large
     first = load_state(cfg, trained, optimizer).get("step", 0)
 
@@ -203,16 +213,16 @@ def train(sd, cfg, photos):
                 z = torch.cat([z, class_latents[some]])                        # (2b, c, y, x)
             if cfg.train_text_encoder:
                 words = sd.read(prompts)
-            loss, subject, prior = dreambooth_loss(sd, z, words, chance, cfg.prior_weight)
-        loss.backward()
-        check_finite(loss, torch.nn.utils.clip_grad_norm_(trained, 1.0), step)
-        optimizer.step()
-        optimizer.zero_grad()
+            loss, subject, prior = dreambooth_loss(
+                sd, z, words.repeat_interleave(cfg.batch_size, 0), chance, cfg.prior_weight)
+        optimizer.backward(loss)
+        norm = optimizer.step()
+        log = read_log(cfg, step + 1, norm, loss=loss, subject=subject, prior=prior)
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
             save_state(cfg, photos, trained, optimizer, step=step + 1)
-        loss, subject, prior = torch.stack([loss, subject, prior]).tolist()
-        yield {"step": step + 1, "loss": loss, "subject": subject, "prior": prior}
+        yield log
     sd.unet.checkpointing = False
+    sd.take_back()
 
 
 # === the command ==================================================================================
@@ -243,7 +253,7 @@ def main(cfg):
     before, noise_before = draw_prompts(sd, cfg), sd.loss_by_noise(squares, sentence)
     for log in watch(train(sd, cfg, photos), cfg.steps):
         pass
-    sd.save(out / "model")
+    sd.save(out / "model", half=cfg.memory == "lean")  # float16 holds more digits than bfloat16
     after, noise_after = draw_prompts(sd, cfg), sd.loss_by_noise(squares, sentence)
 
     rows = [("the subject", squares)]

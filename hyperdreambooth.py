@@ -36,8 +36,9 @@ in the order of this file:
 
 Follows the paper: a, b, rank 1, several guesses from one look at the photo, a decoder of 2 layers,
 a head for each layer, 40 steps. Not given in what can be read of it, and chosen here: which layers
-(see adapted_layers), 4 guesses, the LoRA's rank, all learning rates. A_train starts as a constant
-and theta is the change from there: were A and B both zero, neither would receive a gradient.
+(those of lora_dreambooth.py), 4 guesses, the LoRA's rank, all learning rates. A_train starts as a
+constant and theta is the change from there: were A and B both zero, neither would receive a
+gradient.
 Different: theta's change stands beside the weights (a hook), where the paper adds it to them; the
 sums are the same. The heads are used in every round, as the next one looks at the numbers; in the
 paper only tokens go round. f is added to all tokens, where the paper sets it before them, and comes
@@ -55,12 +56,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from command import (check_at_least, check_finite, check_machine, check_positive, check_size,
-                     check_subject, check_words, fill_in, parse_flags, pick_device, progress, run,
-                     watch)
+from command import (check_at_least, check_machine, check_positive, check_size, check_subject,
+                     check_words, fill_in, parse_flags, pick_device, pick_dtype, progress, read_log,
+                     run, watch)
 from files import (UserError, claim, load_metadata, load_weights, read_metadata, save_tensors,
                    shown)
-from lora_file import kohya_name, save_lora
+from lora_dreambooth import adapted_layers, start_lora
+from lora_file import save_lora
+from optimizer import AdamW
 from pictures import load_pictures, open_picture, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
@@ -88,8 +91,9 @@ class Config:
     guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
-    dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the
-                                      # weights stay float32
+    dtype: str = "auto"               # float32, bfloat16 or float16, in which a GPU computes
+                                      # faster; theta and the LoRA stay
+                                      # float32
     out: str = "runs/hyperdreambooth"
 
 
@@ -106,22 +110,6 @@ PROMPTS = ("a {} in the snow", "a watercolour painting of a {}", "a {} wearing a
 
 
 # === the method: LiDB =============================================================================
-
-def adapted_layers(sd):
-    """{kohya's name: layer}, the linear layers that LiDB touches: every attention's four in UNet
-    and text encoder, and the UNet's GEGLUs. The paper names the attentions only. With the GEGLUs a
-    LoRA of rank 1, d_in + d_out numbers a layer, has 385,344 on Stable Diffusion 1, as the paper's
-    figure has it (386k); without them 273,024."""
-    ends = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj")
-    layers = {}
-    for name, layer in sd.unet.named_modules():
-        if name.endswith(ends):
-            layers[kohya_name("unet", name)] = layer
-    for name, layer in sd.text.named_modules():
-        if name.endswith("_proj"):
-            layers[kohya_name("text_encoder", name)] = layer
-    return layers
-
 
 def orthogonal(rows, columns, generator):
     """Random columns of length 1 at right angles to each other. Computed in float64: rounded to
@@ -155,7 +143,7 @@ class LiDB:
     def add_products(self, name, layer, inputs, output):
         [x] = inputs                                                 # (p, l, d_in)
         for factors in self.added:
-            A, B = factors[name]                                     # (d_in, r), (r, d_out)
+            A, B = (factor.to(x.dtype) for factor in factors[name])  # (d_in, r), (r, d_out)
             output = output + x @ A @ B                              # (p, l, d_out)
         return output
 
@@ -257,27 +245,19 @@ def predict_theta(sd, cfg, photo):
     if network.config["side"] != mean.shape[-1]:
         raise UserError(f"{path} looks at pictures of {network.config['side'] * sd.vae.factor} "
                         f"pixels, not --size {cfg.size}")
-    return network(mean * sd.vae.config.scaling_factor)[0]
+    return network(mean.to(sd.device) * sd.vae.config.scaling_factor)[0]
 
 
 # === the method: fast finetuning ==================================================================
 
 def noise_loss(sd, z, words, generator):
     """The ordinary loss. z: latents of pictures (p, c, y, x); words: prompts' vectors (p, l, d)."""
-    eps = torch.randn(z.shape, generator=generator).to(z)             # noise it
-    t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
-    output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words)      # predict
-    return F.mse_loss(output.float(), sd.schedule.target(z, eps, t))  # compare
-
-
-def start_lora(lidb, rank, generator):
-    """{layer: (A (d_in, r), B (r, d_out))}, A random and B zero: it changes nothing yet."""
-    lora = {}
-    for name, layer in lidb.layers.items():
-        A = torch.randn(layer.in_features, rank, generator=generator) / layer.in_features ** 0.5
-        B = torch.zeros(rank, layer.out_features)
-        lora[name] = [factor.to(layer.weight.device).requires_grad_() for factor in (A, B)]
-    return lora
+    eps = torch.randn(z.shape, generator=generator)                   # noise it
+    t = torch.randint(sd.schedule.T, (len(z),), generator=generator)
+    both = torch.stack([sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)])
+    x_t, target = both.to(sd.device)                                  # one copy to a GPU
+    output = sd.unet(x_t, t.to(sd.device), words)                     # predict
+    return F.mse_loss(output.float(), target)                         # compare
 
 
 # === before training ==============================================================================
@@ -301,13 +281,15 @@ def prepare(cfg):
     if cfg.hypernetwork not in ("", "none"):
         load_metadata(cfg.hypernetwork)
     claim(cfg.out)
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
-                                         variant=cfg.variant)
+    device = pick_device(cfg.device)
+    sd = StableDiffusion.from_pretrained(cfg.model, revision=cfg.revision, variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
+    cfg = replace(cfg, dtype=pick_dtype(cfg.dtype, device))
     check_size(cfg.size, sd.vae.factor, 2 * sd.vae.factor)
     warn_of_small(photos, cfg.size)
     check_words(cfg, sd.tokenizer, "class_name", "token")
     sd.freeze()
+    sd.place(device, cfg.dtype)  # what is not trained lies as it is computed with
     sd.lidb = LiDB(sd, cfg.a, cfg.b)
     sd.lidb.theta = predict_theta(sd, cfg, photos[0])
     sd.lidb.added = [sd.lidb.factors(sd.lidb.theta)]
@@ -320,26 +302,25 @@ def train(sd, cfg, photos):
     """Fast finetuning: puts a LoRA beside theta, trains it, and yields {step, loss} after each
     step. sd draws as the model is at that moment, though the changes stand beside its weights."""
     chance = torch.Generator().manual_seed(cfg.seed)
-    lora = start_lora(sd.lidb, cfg.rank, chance)
+    lora = start_lora(sd.lidb.layers, cfg.rank, chance)
     sd.lidb.added.append(lora)
     with sd.autocast(cfg.dtype):
         mean, std = sd.encode([square(photos[0], cfg.size)])                   # (1, c, y, x) each
         mean = mean.expand(cfg.batch_size, -1, -1, -1)                         # (p, c, y, x)
 
     trained = [factor for factors in lora.values() for factor in factors]
-    optimizer = torch.optim.AdamW(trained, lr=cfg.lr)
+    optimizer = AdamW(trained, cfg.lr, dtype=cfg.dtype)
     sd.unet.checkpointing = sd.large
+    sd.set_aside(sd.vae)
     for step in range(cfg.steps):
         z = sd.draw_latents(mean, std, chance)                                 # (p, c, y, x)
         with sd.autocast(cfg.dtype):
             words = sd.read([f"a {cfg.token} {cfg.class_name}"])               # (1, l, d)
             loss = noise_loss(sd, z, words.expand(cfg.batch_size, -1, -1), chance)
-        loss.backward()
-        check_finite(loss, nn.utils.get_total_norm([factor.grad for factor in trained]), step)
-        optimizer.step()
-        optimizer.zero_grad()
-        yield {"step": step + 1, "loss": loss.item()}
+        optimizer.backward(loss)
+        yield read_log(cfg, step + 1, optimizer.step(), loss=loss)
     sd.unet.checkpointing = False
+    sd.take_back()
 
 
 # === the command ==================================================================================

@@ -24,19 +24,19 @@ Not here: training on several GPUs.
 """
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from command import (check_at_least, check_finite, check_machine, check_not_negative,
-                     check_positive, check_resume, check_size, check_state, check_words, fill_in,
-                     load_state, parse_flags, pick_device, progress, run, run_settings, save_state,
-                     state_path, watch)
+from command import (check_at_least, check_machine, check_not_negative, check_positive,
+                     check_resume, check_size, check_state, check_words, fill_in, load_state,
+                     parse_flags, pick_device, pick_dtype, progress, read_log, run, run_settings,
+                     save_state, state_path, watch)
 from files import UserError, claim, save_tensors
 from hyperdreambooth import Hypernetwork, LiDB, purpose
+from optimizer import AdamW
 from pictures import open_picture, square
 from stable_diffusion import TINY, StableDiffusion
 from thetas import find_thetas, loss_with_theta
@@ -64,8 +64,8 @@ class Config:
     size: int = None                  # side of the pictures in pixels; None: the model's own
     seed: int = 0
     device: str = "auto"
-    dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the
-                                      # weights stay float32
+    dtype: str = "auto"               # float32, bfloat16 or float16, in which a GPU computes
+                                      # faster; the hypernetwork stays float32
     out: str = "runs/learn_hypernetwork"
     save_every: int = 500             # steps between two states to resume from, and two looks at
                                       # people kept aside
@@ -123,7 +123,7 @@ def read_people(sd, cfg):
             mean, _ = sd.encode([picture])
         person = file.stem if file.parent == folder else file.parent.name
         people.setdefault(person, []).append(len(latents))
-        latents.append(mean.cpu() * sd.vae.config.scaling_factor)
+        latents.append(mean * sd.vae.config.scaling_factor)
     if len(people) < 3:
         raise UserError(f"--images {folder}: {len(latents)} pictures of {len(people)} people; a "
                         "folder of many is needed, with a picture or a folder of pictures of each")
@@ -158,11 +158,13 @@ def prepare(cfg):
     if not cfg.resume and (state.exists() or result.exists()):
         raise UserError(f"{cfg.out} has a hypernetwork already, or the state of one: --resume goes "
                         "on, another --out begins anew")
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
-                                         variant=cfg.variant)
+    device = pick_device(cfg.device)
+    sd = StableDiffusion.from_pretrained(cfg.model, revision=cfg.revision, variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size)
+    cfg = replace(cfg, dtype=pick_dtype(cfg.dtype, device))
     check_size(cfg.size, 8 * sd.vae.factor, 8 * sd.vae.factor)  # a latent is cut into 8 x 8 patches
     check_words(cfg, sd.tokenizer, "class_name", "token")
+    sd.place(device, cfg.dtype)  # what is not trained lies as it is computed with
     people = read_people(sd, cfg)
     check_resume(cfg, people_bytes(people))
     sd.freeze()
@@ -211,7 +213,8 @@ def train(sd, cfg, people):
         network.mean.copy_(theta[:-kept].mean(0))
         network.scale.copy_((theta[:-kept] - network.mean.cpu()).std())
     weights = list(network.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=cfg.lr, weight_decay=0.01, fused=True)
+    optimizer = AdamW(weights, cfg.lr, clip=1.0, dtype=cfg.dtype)
+    sd.set_aside(sd.vae)
     numbers = load_state(cfg, weights, optimizer)
     history, terms = numbers.get("history", []), []
 
@@ -224,14 +227,11 @@ def train(sd, cfg, people):
         seen = seen.to(sd.device)
         noise, distance = hypernetwork_loss(sd, cfg, network, seen, hidden, own, chance)
         loss = noise + cfg.beta * distance
-        loss.backward()
-        check_finite(loss, nn.utils.clip_grad_norm_(weights, 1.0), step)
+        optimizer.backward(loss)
         rise, fall = (step + 1) / 100, 2 * (cfg.steps - step) / cfg.steps
         optimizer.param_groups[0]["lr"] = cfg.lr * min(1, rise, fall)
-        optimizer.step()
-        optimizer.zero_grad()
-        values = torch.stack([loss, noise, distance]).tolist()
-        terms.append(values[1:])
+        log = read_log(cfg, step + 1, optimizer.step(), loss=loss, noise=noise, distance=distance)
+        terms.append([log["noise"], log["distance"]])
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
             own = theta[-kept:] if cfg.beta else None
             theirs, of_start, apart = look_at_strangers(sd, cfg, network, z, strangers, own)
@@ -243,8 +243,9 @@ def train(sd, cfg, people):
             if step + 1 < cfg.steps:
                 save_state(cfg, people_bytes(people), weights, optimizer, step=step + 1,
                            history=history)
-        yield {"step": step + 1, **dict(zip(("loss", "noise", "distance"), values))}
+        yield log
     sd.unet.checkpointing = False
+    sd.take_back()
     about = {"network": network.config, "purpose": purpose(sd, cfg), "history": history,
              "settings": run_settings(cfg, people_bytes(people))}
     about = {name: json.dumps(value) for name, value in about.items()}

@@ -118,11 +118,12 @@ def read_lora(path, layers):
     return changes
 
 
-def save_lora(path, changes):
-    """changes {layer by kohya's name: (down (r, d_in), up (d_out, r))}, with alpha = r."""
+def save_lora(path, changes, alpha=None):
+    """changes {layer by kohya's name: (down (r, d_in), up (d_out, r))}; without an alpha it is
+    r."""
     tensors = {}
     for layer, (down, up) in changes.items():
         tensors[f"{layer}.lora_down.weight"] = down
         tensors[f"{layer}.lora_up.weight"] = up
-        tensors[f"{layer}.alpha"] = torch.tensor(float(len(down)))
+        tensors[f"{layer}.alpha"] = torch.tensor(float(alpha or len(down)))
     save_tensors(tensors, path)

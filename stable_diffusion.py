@@ -50,7 +50,7 @@ class StableDiffusion:
 
     def __init__(self, tokenizer, text, unet, vae, schedule=ScheduleConfig()):
         self.tokenizer, self.text, self.unet, self.vae = tokenizer, text, unet, vae
-        self.schedule = Schedule(schedule)
+        self.schedule, self.mark = Schedule(schedule), ""
 
     # --- a prompt to a picture --------------------------------------------------------------------
 
@@ -60,13 +60,14 @@ class StableDiffusion:
             if lost := self.tokenizer.cut(prompt):
                 print(f"the prompt is longer than {self.tokenizer.length - 2} tokens; lost: "
                       f'"{lost}"', file=sys.stderr)
-        return self.text(self.tokenizer(prompts).to(self.device))
+        tokens = self.tokenizer(prompts).to(self.text.table.weight.device)
+        return self.text(tokens).to(self.device)
 
     def denoise(self, z, t, words, guidance):
         """The UNet's output for latents z (b, c, y, x) at one t, guided. words: the prompts'
         vectors (b, l, d); with guidance above 1 the negative prompts', then the prompts', (2b, l,
         d)."""
-        z = z.to(self.unet.conv_in.weight)
+        z, words = z.to(self.unet.conv_in.weight), words.to(self.unet.conv_in.weight)
         if guidance <= 1:  # the prompt alone: nothing to overshoot, and the negative is not asked
             return self.unet(z, torch.full((len(z),), t, device=z.device), words).float()
         z = torch.cat([z, z])
@@ -121,25 +122,26 @@ class StableDiffusion:
     @torch.no_grad()
     def encode(self, pictures):
         """Pictures (PIL) of one size -> mean and std of q(z|x), (b, c, y, x) each, as
-        `draw_latents` wants them. One by one: large ones need the room."""
-        means, stds = [], []
+        `draw_latents` wants them: on the CPU, where all chance is, since numbers by chance must be
+        the same on every device. One by one: large ones need the room."""
+        both = []
         for picture in pictures:
-            mean, std = self.vae.encode(to_tensor(picture)[None].to(self.unet.conv_in.weight))
-            means.append(mean)
-            stds.append(std)
-        return torch.cat(means).float(), torch.cat(stds).float()
+            x = to_tensor(picture)[None].to(self.vae.post_quant_conv.weight)
+            both.append(torch.stack(self.vae.encode(x)))
+        mean, std = torch.cat(both, dim=1).float().cpu()
+        return mean, std
 
     def draw_latents(self, mean, std, generator):
         """One draw from q(z|x) for each mean and std (b, c, y, x), scaled to a variance of about 1
         as the UNet wants it."""
-        eps = torch.randn(mean.shape, generator=generator).to(mean)
+        eps = torch.randn(mean.shape, generator=generator)
         return (mean + std * eps) * self.vae.config.scaling_factor
 
     def decode(self, z):
         """Scaled latents (b, c, y, x) -> pictures (b, 3, y*f, x*f), about [-1, 1]; f is the
         autoencoder's factor, 8 in Stable Diffusion."""
-        z = z / self.vae.config.scaling_factor
-        return self.vae.decode(z.to(self.vae.post_quant_conv.weight))
+        latents = (z / self.vae.config.scaling_factor).to(self.vae.post_quant_conv.weight)
+        return self.vae.decode(latents).to(z.device)
 
     @torch.no_grad()
     def loss_by_noise(self, pictures, prompt):
@@ -150,16 +152,19 @@ class StableDiffusion:
         for t in (self.schedule.T // 6, self.schedule.T // 2, self.schedule.T * 5 // 6):
             t, chance, sum_of_errors = torch.tensor([t]), torch.Generator().manual_seed(0), 0.0
             for z in mean[:, None] * self.vae.config.scaling_factor:                # (1, c, y, x)
-                eps = torch.randn(z.shape, generator=chance).to(z)
-                x_t = self.schedule.add_noise(z, eps, t)
-                output = self.unet(x_t.to(words), t.to(self.device), words).float()
+                eps = torch.randn(z.shape, generator=chance)
+                x_t = self.schedule.add_noise(z, eps, t).to(self.device)
+                output = self.denoise(x_t, int(t), words, guidance=1).cpu()
                 sum_of_errors += F.mse_loss(output, self.schedule.target(z, eps, t)).item()
             losses.append(sum_of_errors / len(mean))
         return " ".join(f"{loss:.3f}" for loss in losses)
 
     def fingerprint(self):
         """A few characters that tell this model from every other one: of some of each weight, in
-        half precision, so that they are the same for a file of either."""
+        half precision, so that they are the same for a file of either; and of the model as it was
+        before `place` rounded it."""
+        if self.mark:
+            return self.mark
         weights = [*self.unet.parameters(), *self.text.parameters()]
         some = torch.cat([weight.detach().flatten()[:16].half().cpu() for weight in weights])
         schedule = repr(self.schedule.config).encode()
@@ -244,6 +249,24 @@ class StableDiffusion:
         for network in self.networks.values():
             network.requires_grad_(False)
 
+    def set_aside(self, *networks):
+        """Networks that are not needed for a while wait on the CPU, and leave the GPU's memory to
+        the others. What is asked of them meanwhile is computed there."""
+        for network in networks:
+            network.to("cpu")
+
+    def take_back(self):
+        self.place(self.device)
+
+    def place(self, device, dtype=None):
+        """Moves all networks to a device. With a dtype, by its name, the UNet's weights lie in it,
+        and only go there after that, as it has no room for more."""
+        if dtype not in (None, "float32"):
+            self.mark = self.fingerprint()
+            self.unet.to(getattr(torch, dtype))
+        for network in self.networks.values():
+            network.to(device)
+
     @property
     def networks(self):
         """{part: network}, by the names of the public folders."""
@@ -254,9 +277,10 @@ class StableDiffusion:
         return self.unet.conv_in.weight.device
 
     def autocast(self, dtype):
-        """The context in which the networks compute in bfloat16, if `dtype` is "bfloat16"; the
-        weights stay as they are."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+        """The context in which the networks compute in `dtype`, by its name; the weights stay as
+        they are."""
+        return torch.autocast(self.device.type, getattr(torch, dtype), dtype != "float32",
+                              cache_enabled=False)
 
     @property
     def size(self):

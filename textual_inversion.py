@@ -35,10 +35,11 @@ import torch
 import torch.nn.functional as F
 from PIL import ImageOps
 
-from command import (check_at_least, check_finite, check_machine, check_positive, check_resume,
-                     check_size, check_subject, fill_in, load_state, parse_flags, pick_device,
-                     progress, run, save_state, state_path, watch)
+from command import (check_at_least, check_machine, check_positive, check_resume, check_size,
+                     check_subject, fill_in, load_state, parse_flags, pick_device, pick_dtype,
+                     progress, read_log, run, save_state, state_path, watch)
 from files import UserError, claim, file_name, save_tensors
+from optimizer import AdamW
 from pictures import load_pictures, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
@@ -61,8 +62,9 @@ class Config:
     guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
-    dtype: str = "float32"            # bfloat16 computes faster where the machine has it; the
-                                      # vectors stay float32
+    dtype: str = "auto"               # float32, bfloat16 or float16, in which a GPU computes
+                                      # faster; the vectors stay
+                                      # float32
     out: str = "runs/textual_inversion"
     save_every: int = None            # steps between two states to resume from
     resume: bool = False              # go on from the state in `out`
@@ -85,10 +87,9 @@ STYLE_PROMPTS = ("a cat in the style of {}", "a teapot in the style of {}",
 
 # === the method ===================================================================================
 
-def read_with(sd, prompts, ids, v):
-    """Prompts to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: the one thing
-    that gradients reach."""
-    tokens = sd.tokenizer(prompts).to(v.device)                      # (b, l)
+def read_with(sd, tokens, ids, v):
+    """Tokens (b, l) to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: the one
+    thing that gradients reach."""
     looked_up = sd.text.table(tokens)                                # (b, l, d)
     for i, row in zip(ids, v):
         looked_up = torch.where((tokens == i)[..., None], row, looked_up)
@@ -98,10 +99,12 @@ def read_with(sd, prompts, ids, v):
 def inversion_loss(sd, z, words, generator):
     """Eq. 2: the ordinary loss of the model. z: latents of photos (b, c, y, x); words: vectors of
     the sentences (b, l, d)."""
-    eps = torch.randn(z.shape, generator=generator).to(z)             # noise it
-    t = torch.randint(sd.schedule.T, (len(z),), generator=generator).to(z.device)
-    output = sd.unet(sd.schedule.add_noise(z, eps, t), t, words)      # predict
-    return F.mse_loss(output.float(), sd.schedule.target(z, eps, t))  # compare
+    eps = torch.randn(z.shape, generator=generator)                   # noise it
+    t = torch.randint(sd.schedule.T, (len(z),), generator=generator)
+    both = torch.stack([sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)])
+    x_t, target = both.to(sd.device)                                  # one copy to a GPU
+    output = sd.unet(x_t, t.to(sd.device), words)                     # predict
+    return F.mse_loss(output.float(), target)                         # compare
 
 
 @torch.no_grad()
@@ -154,9 +157,10 @@ def prepare(cfg):
         cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
     photos = load_pictures(cfg.images)
     claim(cfg.out)
-    sd = StableDiffusion.from_pretrained(cfg.model, pick_device(cfg.device), revision=cfg.revision,
-                                         variant=cfg.variant)
+    device = pick_device(cfg.device)
+    sd = StableDiffusion.from_pretrained(cfg.model, revision=cfg.revision, variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
+    cfg = replace(cfg, dtype=pick_dtype(cfg.dtype, device))
     check_size(cfg.size, sd.vae.factor, 2 * sd.vae.factor)
     warn_of_small(photos, cfg.size)
     coarse = sd.tokenizer.encode(cfg.class_name)
@@ -171,6 +175,7 @@ def prepare(cfg):
                         f"{room}")
     check_resume(cfg, photos)
     sd.add_word(cfg.token, sd.text.table.weight.data[coarse].repeat(cfg.vectors, 1))
+    sd.place(device, cfg.dtype)  # what is not trained lies as it is computed with
     return sd, cfg, photos
 
 
@@ -185,12 +190,14 @@ def train(sd, cfg, photos):
     with sd.autocast(cfg.dtype):
         mean, std = sd.encode(squares)                                         # (squares, c, y, x)
     templates = STYLE_TEMPLATES if cfg.style else TEMPLATES
-    sentences = [template.format(cfg.token) for template in templates]
+    sentences = sd.tokenizer([template.format(cfg.token) for template in templates])
+    sentences = sentences.to(sd.device)                                        # (sentences, l)
 
     ids = sd.tokenizer.encode(cfg.token)
     v = sd.text.table.weight.data[ids].clone().requires_grad_(True)            # (n, d)
-    optimizer = torch.optim.AdamW([v], lr=cfg.lr, weight_decay=0.01)
+    optimizer = AdamW([v], cfg.lr, dtype=cfg.dtype)
     sd.unet.checkpointing = sd.large
+    sd.set_aside(sd.vae)
     first = load_state(cfg, [v], optimizer).get("step", 0)
 
     for step in range(first, cfg.steps):
@@ -200,18 +207,18 @@ def train(sd, cfg, photos):
         z = sd.draw_latents(mean[some], std[some], chance)                     # (b, c, y, x)
         said = torch.randint(len(sentences), (cfg.batch_size,), generator=chance)
         with sd.autocast(cfg.dtype):
-            words = read_with(sd, [sentences[i] for i in said], ids, v)
+            words = read_with(sd, torch.stack([sentences[i] for i in said]), ids, v)
             loss = inversion_loss(sd, z, words, chance)
-        loss.backward()
-        check_finite(loss, v.grad.norm(), step)
-        optimizer.step()
-        optimizer.zero_grad()
-        sd.text.table.weight.data[ids] = v.data
+        optimizer.backward(loss)
+        norm = optimizer.step()
+        for i, row in zip(ids, v.data):
+            sd.text.table.weight.data[i] = row
+        log = read_log(cfg, step + 1, norm, loss=loss, length=v.detach().norm(dim=1).mean())
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
             save_state(cfg, photos, [v], optimizer, step=step + 1)
-        loss, length = torch.stack([loss, v.norm(dim=1).mean()]).tolist()
-        yield {"step": step + 1, "loss": loss, "length": length}
+        yield log
     sd.unet.checkpointing = False
+    sd.take_back()
 
 
 # === the command ==================================================================================

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from command import check_finite, check_state, progress, run_settings
+from command import check_state, progress, read_log, run_settings
 from files import UserError, load_tensors, save_tensors
 from hyperdreambooth import noise_loss, purpose
+from optimizer import AdamW
 
 
 def loss_with_theta(sd, cfg, theta, z, generator):
@@ -23,13 +24,13 @@ def loss_with_theta(sd, cfg, theta, z, generator):
     sd.lidb.added = [sd.lidb.factors(theta)]
     with sd.autocast(cfg.dtype):
         words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(z))          # (p, l, d)
-        return noise_loss(sd, z.to(theta), words, generator)
+        return noise_loss(sd, z, words, generator)
 
 
 def fit_thetas(sd, cfg, z, people, theta, generator):
     """Trains theta in place. theta (p, j, a + b): one for each of the p people; or (1, j, a + b):
     one for all of them together, of whom each step sees some."""
-    optimizer = torch.optim.Adam([theta.requires_grad_(True)], lr=cfg.theta_lr)
+    optimizer = AdamW([theta.requires_grad_(True)], cfg.theta_lr, 0.0, dtype=cfg.dtype)
     for step in range(cfg.theta_steps):
         shown = people
         if len(theta) != len(people):
@@ -39,11 +40,9 @@ def fit_thetas(sd, cfg, z, people, theta, generator):
         loss = loss_with_theta(sd, cfg, theta.expand(len(shown), -1, -1), z[pictures], generator)
         # The sum over people, not their mean: what Adam's eps makes of someone's gradient must not
         # depend on how many others there are.
-        (loss * len(shown)).backward()
-        check_finite(loss, theta.grad.norm(), step)
+        optimizer.backward(loss * len(shown))
         optimizer.param_groups[0]["lr"] = cfg.theta_lr * (1 - step / cfg.theta_steps)
-        optimizer.step()
-        optimizer.zero_grad()
+        read_log(cfg, step + 1, optimizer.step(), loss=loss)
 
 
 def find_thetas(sd, cfg, z, people):

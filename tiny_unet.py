@@ -282,7 +282,8 @@ class UNet(nn.Module):
         def run(block, j, x):
             seen = None if maps is None else []  # its own: checkpointing fills it a second time
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block.layer, j, x, time, context, seen, use_reentrant=False)
+                x = checkpoint(block.layer, j, x, time, context, seen, use_reentrant=False,
+                               preserve_rng_state=False)  # nothing there is by chance
             else:
                 x = block.layer(j, x, time, context, seen)
             if seen:

@@ -70,7 +70,10 @@ class Attention(nn.Module):
         q, k, v = self.to_q(h), self.to_k(h), self.to_v(h)
         h = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])  # (b, 1, n, c)
         h = h[:, 0]                                                             # (b, n, c)
-        return x + self.to_out[0](h).transpose(1, 2).reshape(x.shape)
+        # In this order: a sum lies in memory as its first part does, here channel by channel at
+        # each pixel, and the convolutions that follow are faster so (on CPUs by an eighth to a
+        # third of all of decode).
+        return self.to_out[0](h).transpose(1, 2).reshape(x.shape) + x
 
 
 class MidBlock(nn.Module):

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import attn_dreambooth
-from attn_dreambooth import (Config, Stage, attention_penalty, augment, find_word, light_up, main, measure_gaze,
-                             plan_stages, prepare, train)
+from attn_dreambooth import (Config, Stage, TwoColumns, attention_penalty, augment, find_word, light_up, main,
+                             measure_gaze, plan_stages, prepare, train)
 from files import UserError
 from stable_diffusion import StableDiffusion
 
@@ -95,15 +95,16 @@ def literal(maps, new, category, lambda_mean, lambda_var):
 def test_the_penalty_is_its_definition():
     g = torch.Generator().manual_seed(0)
     maps = [torch.randn(3, 2, n, 7, generator=g).mul(3).softmax(-1) for n in (4, 12)]
-    ours = attention_penalty(maps, 4, stage(lambda_mean=0.7, lambda_var=1.3)).item()
+    kept = TwoColumns(4)
+    kept.extend(maps)
+    assert [one.untyped_storage().nbytes() for one in kept] == [3 * 2 * n * 2 * 4 for n in (4, 12)], "not all columns"
+    ours = attention_penalty(kept, stage(lambda_mean=0.7, lambda_var=1.3)).item()
     assert ours == pytest.approx(literal(maps, 4, 5, 0.7, 1.3), rel=1e-4) and ours > 1e-3
 
 
 def test_the_penalty_of_identical_maps_is_zero_and_has_no_gradient():
-    x = torch.randn(2, 2, 6, 7)
-    x[..., 5] = x[..., 4]
-    x.requires_grad_(True)
-    loss = attention_penalty([x], 4, stage(2.0, 5.0))
+    x = torch.randn(2, 2, 6, 1).expand(-1, -1, -1, 2).clone().requires_grad_(True)
+    loss = attention_penalty([x], stage(2.0, 5.0))
     loss.backward()
     assert loss == 0 and x.grad.abs().max() == 0
 
@@ -116,10 +117,10 @@ def test_the_penalty_pulls_the_maps_together(cfg):
         sd.text.table.weight.data[-1] *= -3  # a word that is looked at in another way
         for log in train(sd, heavy, photos):
             pass
-        maps, z = [], torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        maps, z = TwoColumns(5), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             sd.unet(z, torch.tensor([300, 600]), sd.read(["a photo of a <it> dog"] * 2), maps)
-        ends[weight] = attention_penalty(maps, 5, stage(1.0, 1.0)).item()
+        ends[weight] = attention_penalty(maps, stage(1.0, 1.0)).item()
     assert ends[3e4] < 0.5 * ends[0.0]
 
 
@@ -128,8 +129,8 @@ def test_each_stage_pays_the_penalty_with_its_own_weights(cfg, monkeypatch):
     both."""
     paid = []
 
-    def penalty(maps, place, stage):
-        paid.append((len(maps), place, stage.lambda_mean, stage.lambda_var))
+    def penalty(maps, stage):
+        paid.append((len(maps), maps.place, stage.lambda_mean, stage.lambda_var))
         return torch.tensor(0.25)
     monkeypatch.setattr("attn_dreambooth.attention_penalty", penalty)
     logs = list(train(*prepare(replace(cfg, steps=1, attn_weight=0.5))))

@@ -1,17 +1,19 @@
 """What makes a script a command: flags from a Config, refusals in one line, states that an interrupted run goes on
 from."""
 import errno
+import importlib
 import json
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import save_file
 
-from command import (check_finite, check_resume, check_state, fill_in, parse_flags, progress, read_numbers, read_state,
+from command import (check_resume, check_state, fill_in, parse_flags, progress, read_log, read_numbers, read_state,
                      resumed_numbers, run, save_state, watch, write_state)
 from files import UserError, load_metadata, load_tensors
 
@@ -91,7 +93,21 @@ def test_what_the_user_or_the_machine_can_put_right_is_one_line_and_status_2(cap
 
 def test_a_full_gpu_is_one_line_that_says_what_to_do(capsys):
     status, said = ended_by(torch.OutOfMemoryError("CUDA out of memory, a page of numbers"), capsys)
-    assert status == 2 and said.count("\n") == 1 and "--batch-size" in said and "--dtype bfloat16" in said
+    assert (status, said) == (2, "error: the memory is full\n")
+    for error in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                  "MPS backend out of memory (MPS allocated: 5 GB)"):
+        assert ended_by(RuntimeError(error), capsys) == (2, said)
+    with pytest.raises(RuntimeError, match="another mistake"):
+        ended_by(RuntimeError("another mistake"), capsys)
+
+
+@pytest.mark.parametrize("script, advice", [
+    ("dreambooth", "--memory lean or --no-train-text-encoder or a smaller --batch-size or a smaller --size"),
+    ("textual_inversion", "a smaller --batch-size or a smaller --size")])
+def test_what_takes_less_memory_is_said_of_this_script(script, advice, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", importlib.import_module(script))
+    said = f"error: the memory is full: {advice} takes less\n"
+    assert ended_by(torch.OutOfMemoryError("CUDA out of memory"), capsys) == (2, said)
 
 
 def test_an_interrupt_says_nothing(capsys):
@@ -142,10 +158,16 @@ def test_what_is_printed_neither_ends_a_run_nor_gets_into_its_files(tmp_path):
 
 @pytest.mark.parametrize("loss, norm", [("nan", "1"), ("inf", "1"), ("1", "nan"), ("1", "inf")])
 def test_neither_a_loss_nor_a_gradient_may_be_endless(loss, norm):
-    """Steps are counted from 1."""
-    check_finite(torch.tensor(3e38), torch.tensor(3e38), 4)
-    with pytest.raises(UserError, match="step 5: start again with a lower --lr"):
-        check_finite(torch.tensor(float(loss)), torch.tensor(float(norm)), 4)
+    """What is refused in float16 is the loss alone: a norm without end means that it was scaled up too far."""
+    def read(loss, norm, dtype="float32"):
+        return read_log(SimpleNamespace(dtype=dtype), 5, torch.tensor(float(norm)), loss=torch.tensor(float(loss)))
+    assert read(3e38, 3e38) == {"step": 5, "loss": pytest.approx(3e38)}
+    for dtype in ("float32", "bfloat16", "float16"):
+        if dtype == "float16" and loss == "1":
+            assert read(loss, norm, dtype) == {"step": 5, "loss": 1.0}
+            continue
+        with pytest.raises(UserError, match="step 5: start again with a lower --lr"):
+            read(loss, norm, dtype)
 
 
 # === states ===========================================================================================================

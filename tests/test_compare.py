@@ -175,6 +175,7 @@ def test_every_method_is_compared_with_its_defaults():
     changed = {name: change for name, (_, change, _) in (EXPERIMENTS | ABLATIONS | OF_FACES).items() if change}
     assert changed == {
         "DreamBooth without the prior": {"prior_weight": 0.0},
+        "DreamBooth, thrifty": {"memory": "thrifty"}, "DreamBooth, lean": {"memory": "lean"},
         "AttnDreamBooth without the penalty": {"attn_weight": 0.0},
         "AttnDreamBooth without stage 1": {"stages": "23"}, "AttnDreamBooth without stage 2": {"stages": "13"},
         "AttnDreamBooth without stage 3": {"stages": "12"}, "AttnDreamBooth, the fast variant": {"fast": True},

@@ -122,6 +122,29 @@ def test_a_killed_run_resumes_to_the_same_bits(cfg, tmp_path):
         prepare(replace(other, resume=True, lr=0.5))
 
 
+@pytest.mark.parametrize("memory, share", [("thrifty", 0.2), ("lean", 0.3)])
+def test_in_less_memory_it_goes_nearly_the_same_way(cfg, tmp_path, memory, share):
+    """Computed in bfloat16 by both, clipped in one: the ways end within so much of their length of each other. Killed
+    and resumed they end in the same bits."""
+    cfg = replace(cfg, steps=8, dtype="bfloat16", save_every=5)
+    start = weights(StableDiffusion.from_pretrained(cfg.model))
+    plain, less = [weights(trained(dreambooth, replace(cfg, memory=mode))) for mode in ("plain", memory)]
+    way, apart = [sum((a[name].float() - b[name].float()).square().sum() for name in start) ** 0.5
+                  for a, b in ((plain, start), (plain, less))]
+    assert apart < share * way
+    other = replace(cfg, memory=memory, out=str(tmp_path / "killed"))
+    trained(dreambooth, other, steps=6)
+    assert same(less, weights(trained(dreambooth, replace(other, resume=True))))
+
+
+def test_a_model_that_was_trained_in_bfloat16_is_saved_in_float16(cfg, tmp_path):
+    """Which diffusers opens as any other; it holds more digits."""
+    dreambooth.main(replace(cfg, memory="lean"))
+    file = tmp_path / "out" / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
+    StableDiffusion.from_pretrained(str(tmp_path / "out" / "model")).sample("a sks dog", steps=2)
+
+
 def test_a_run_is_not_resumed_with_other_photos(cfg, photos):
     """Their names and their number may be the same: what counts is what they show."""
     trained(dreambooth, cfg, steps=2)
@@ -164,7 +187,9 @@ def test_a_long_identifier_is_warned_of(cfg, capsys):
 REFUSED = [  # without a model, and then with one
     (dict(class_name=""), "--class-name"), (dict(steps=0), "--steps 0"), (dict(images=""), "go together"),
     (dict(lr=0.0), "--lr 0"), (dict(lr=float("nan")), "--lr nan"), (dict(prior_weight=-1.0), "--prior-weight -1"),
-    (dict(seed=-1), "--seed -1"), (dict(dtype="float16"), "float32 or bfloat16"), (dict(images="nowhere"), "nowhere"),
+    (dict(seed=-1), "--seed -1"), (dict(dtype="float64"), "auto, float32, bfloat16 or float16"),
+    (dict(memory="little"), "plain, thrifty or lean"), (dict(memory="lean", dtype="float32"), "computes in it"),
+    (dict(images="nowhere"), "nowhere"),
     (dict(batch_size=0), "--batch-size 0"), (dict(device="nonsense"), "--device nonsense")]
 REFUSED_BY_THE_MODEL = [(dict(size=60), "--size 60"), (dict(size=0), "--size 0"), (dict(class_name=" "), "no word"),
                         (dict(token=""), "no word")]

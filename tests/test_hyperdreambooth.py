@@ -129,7 +129,7 @@ def test_checkpointing_gives_the_same_gradients(cfg):
 def test_finetuning_moves_the_lora_and_nothing_of_the_model(cfg):
     before = weights(StableDiffusion.from_pretrained(cfg.model))
     sd, cfg, photos = prepare(cfg)
-    untouched = start_lora(sd.lidb, cfg.rank, torch.Generator().manual_seed(cfg.seed))
+    untouched = start_lora(sd.lidb.layers, cfg.rank, torch.Generator().manual_seed(cfg.seed))
     assert all((B == 0).all() for _, B in untouched.values())
     for log in train(sd, cfg, photos):
         pass
@@ -211,7 +211,8 @@ def whole(sd15_folder):
 @pytest.fixture
 def guessed(whole, tmp_path):
     """guessed(tensors, network=...): the guess from a file that holds these, and says that it is for this model."""
-    cfg = Config(class_name="face", a=8, b=6, size=64, hypernetwork=str(tmp_path / "file.safetensors"))
+    cfg = Config(class_name="face", a=8, b=6, size=64, dtype="float32",
+                 hypernetwork=str(tmp_path / "file.safetensors"))
 
     def guess(tensors, **about):
         about = {"purpose": purpose(whole, cfg)} | about
@@ -256,7 +257,7 @@ def test_a_file_that_does_not_say_what_it_is_for_is_refused(guessed, said):
 REFUSED = [  # without a model, and then with one
     (dict(class_name=""), "--class-name"), (dict(rank=0), "--rank 0"), (dict(steps=-1), "--steps -1"),
     (dict(images="nowhere"), "nowhere"), (dict(images=""), "go together"), (dict(lr=0.0), "--lr 0"),
-    (dict(seed=-1), "--seed -1"), (dict(dtype="float16"), "float32 or bfloat16")]
+    (dict(seed=-1), "--seed -1"), (dict(dtype="float64"), "auto, float32, bfloat16 or float16")]
 REFUSED_BY_THE_MODEL = [
     (dict(hypernetwork=""), "--hypernetwork is missing"), (dict(hypernetwork="no.safetensors"), "no such file"),
     (dict(a=99), "--a 99"), (dict(size=60), "--size 60"), (dict(token=" "), '--token " " has no word')]

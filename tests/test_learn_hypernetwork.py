@@ -278,7 +278,7 @@ def test_a_file_that_holds_no_hypernetwork_is_refused(cfg, crowd, tmp_path):
 REFUSED = [  # without a model, and then with one
     (dict(images=""), "many people"), (dict(class_name=""), "--class-name"), (dict(beta=-1.0), "--beta -1"),
     (dict(steps=0), "--steps 0"), (dict(theta_lr=0.0), "--theta-lr 0"), (dict(iterations=0), "--iterations 0"),
-    (dict(seed=-1), "--seed -1"), (dict(dtype="float16"), "float32 or bfloat16")]
+    (dict(seed=-1), "--seed -1"), (dict(dtype="float64"), "auto, float32, bfloat16 or float16")]
 REFUSED_BY_THE_MODEL = [(dict(size=72), "a multiple of 64"), (dict(width=30), "--width 30"), (dict(a=99), "--a 99"),
                         (dict(token=" "), '--token " " has no word'), (dict(images="nowhere"), "nowhere")]
 
