@@ -256,7 +256,7 @@ def train(sd, cfg, photos):
     v = sd.text.table.weight.data[[word]].clone()                              # (1, d)
     everything = [v, *sd.unet.parameters()]
     sd.unet.checkpointing = sd.large
-    sd.set_aside(*[] if cfg.augment else [sd.vae])
+    sd.set_aside(*[sd.vae.decoder, sd.vae.post_quant_conv] if cfg.augment else [sd.vae])
     stages, counted = plan_stages(cfg, sd.large), 0
 
     for stage in stages:

@@ -70,8 +70,8 @@ class Config:
                                       # faster; the weights stay
                                       # float32
     out: str = "runs/dreambooth"
-    memory: str = None                # plain, thrifty or lean: Stable Diffusion at 512 pixels takes
-                                      # 15, 8 or 6 GB (see optimizer.py)
+    memory: str = None                # plain, thrifty or lean (optimizer.py): Stable Diffusion, 512
+                                      # pixels: 14, 7.4, 5.5 GB, for cards of 24, 12, 8
     save_every: int = None            # steps between two states to resume from (10 GB each for
                                       # Stable Diffusion)
     resume: bool = False              # go on from the state in `out`

@@ -20,8 +20,8 @@ differs is what is trained, what is saved, and a learning rate fifty times as hi
     frozen    everything else
 
 Follows LoRA's paper: A random, B zero, alpha/r. HyperDreamBooth's paper compares itself with this:
-its 386k numbers are rank 1 with the text encoder, 385,344 (without the GEGLUs 273,024). Chosen here:
-rank, steps, learning rates.
+its 386k numbers are rank 1 with the text encoder, 385,344 (without the GEGLUs 273,024). Chosen
+here: rank, steps, learning rates.
 Not here: LoRA of convolutions, dropout, a rank for each layer.
 """
 from dataclasses import dataclass, replace
@@ -73,7 +73,7 @@ class Config:
 
 SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
     "steps":               (300,    800),
-    "lr":                  (8e-3,   1e-4),
+    "lr":                  (1e-3,   1e-4),
     "train_text_encoder":  (True,   False),
     "batch_size":          (4,      1),
     "class_images":        (64,     200),

@@ -126,7 +126,7 @@ class StableDiffusion:
         the same on every device. One by one: large ones need the room."""
         both = []
         for picture in pictures:
-            x = to_tensor(picture)[None].to(self.vae.post_quant_conv.weight)
+            x = to_tensor(picture)[None].to(self.vae.quant_conv.weight)
             both.append(torch.stack(self.vae.encode(x)))
         mean, std = torch.cat(both, dim=1).float().cpu()
         return mean, std
