@@ -269,10 +269,10 @@ def train(sd, cfg, photos):
         optimizer = make_optimizer(memory, trained, stage.lr, dtype=cfg.dtype)
         first = load_stage(cfg, everything, optimizer, stage)
         sd.text.table.weight.data[word] = v.data[0]
-        with torch.no_grad(), sd.autocast(cfg.dtype):
-            words = read_with(sd, tokens, [word], v)                           # (1, l, d)
         if stage.number > 1:  # now the word stands still
             sd.set_aside(sd.text)
+            with torch.no_grad():
+                words = sd.read([prompt])                                      # (1, l, d)
 
         for step in range(first, stage.steps):
             # A step's chance is its own: a resumed run needs no more than stage and step.
@@ -286,13 +286,14 @@ def train(sd, cfg, photos):
                 else:
                     z = sd.draw_latents(mean[some], std[some], chance)         # (b, c, y, x)
                 if stage.number == 1:
-                    words = read_with(sd, tokens, [word], v)
+                    words = read_with(sd, tokens, [word], v)                   # (1, l, d)
                 noise, attention = attn_dreambooth_loss(
                     sd, z, words.expand(len(z), -1, -1), chance, place, stage)
                 loss = noise + attention
             optimizer.backward(loss)
             norm = optimizer.step()
-            sd.text.table.weight.data[word] = v.data[0]
+            if stage.number == 1:
+                sd.text.table.weight.data[word] = v.data[0]
             log = read_log(cfg, counted + step + 1, norm, loss=loss, noise=noise,
                            attention=attention)
             yield log | {"stage": stage.number}

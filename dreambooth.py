@@ -187,6 +187,7 @@ def train(sd, cfg, photos):
     with sd.autocast(cfg.dtype):
         words = sd.read(prompts)                                               # (2, l, d)
         mean, std = sd.encode([square(photo, cfg.size) for photo in photos])   # (photos, c, y, x)
+    tokens = sd.tokenizer(prompts).to(sd.device)                               # (2, l)
 
     sd.set_aside(*[] if cfg.random_crop else [sd.vae], *[] if cfg.train_text_encoder else [sd.text])
     trained = list(sd.unet.parameters())
@@ -212,7 +213,7 @@ def train(sd, cfg, photos):
                 some = torch.randint(len(class_latents), (cfg.batch_size,), generator=chance)
                 z = torch.cat([z, class_latents[some]])                        # (2b, c, y, x)
             if cfg.train_text_encoder:
-                words = sd.read(prompts)
+                words = sd.text(tokens)
             loss, subject, prior = dreambooth_loss(
                 sd, z, words.repeat_interleave(cfg.batch_size, 0), chance, cfg.prior_weight)
         optimizer.backward(loss)

@@ -307,6 +307,7 @@ def train(sd, cfg, photos):
     with sd.autocast(cfg.dtype):
         mean, std = sd.encode([square(photos[0], cfg.size)])                   # (1, c, y, x) each
         mean = mean.expand(cfg.batch_size, -1, -1, -1)                         # (p, c, y, x)
+    tokens = sd.tokenizer([f"a {cfg.token} {cfg.class_name}"]).to(sd.device)   # (1, l)
 
     trained = [factor for factors in lora.values() for factor in factors]
     optimizer = AdamW(trained, cfg.lr, dtype=cfg.dtype)
@@ -315,7 +316,7 @@ def train(sd, cfg, photos):
     for step in range(cfg.steps):
         z = sd.draw_latents(mean, std, chance)                                 # (p, c, y, x)
         with sd.autocast(cfg.dtype):
-            words = sd.read([f"a {cfg.token} {cfg.class_name}"])               # (1, l, d)
+            words = sd.text(tokens)                                            # (1, l, d)
             loss = noise_loss(sd, z, words.expand(cfg.batch_size, -1, -1), chance)
         optimizer.backward(loss)
         yield read_log(cfg, step + 1, optimizer.step(), loss=loss)

@@ -1,5 +1,4 @@
-"""DreamBooth with LoRA (Hu et al., ICLR 2022, arXiv 2106.09685): teach a model one new subject, and
-keep what was learned in a file of a few megabytes.
+"""DreamBooth with LoRA (Hu et al., ICLR 2022, arXiv 2106.09685): a new subject in a small file.
 
     python lora_dreambooth.py                the tiny world's cat, about a minute on a laptop
     python lora_dreambooth.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \\
@@ -14,14 +13,11 @@ they are, and beside each stands a product of two thin matrices, of rank r:
 All else is DreamBooth, its loss too (dreambooth.py, eq. 2): read that first, and then `diff`. What
 differs is what is trained, what is saved, and a learning rate fifty times as high.
 
-    trained   A and B of the attentions and GEGLUs of the UNet (Stable Diffusion: 311,616 numbers
-              times the rank, where DreamBooth trains 859,520,964) and, if wanted, of the text
-              encoder's attentions
-    frozen    everything else
+    trained   A and B of the UNet's attentions and GEGLUs (Stable Diffusion: 311,616 numbers times
+              the rank, where DreamBooth trains 859,520,964), perhaps the text encoder's attentions'
 
-Follows LoRA's paper: A random, B zero, alpha/r. HyperDreamBooth's paper compares itself with this:
-its 386k numbers are rank 1 with the text encoder, 385,344 (without the GEGLUs 273,024). Chosen
-here: rank, steps, learning rates.
+Follows LoRA's paper: A random, B zero, alpha/r. Chosen here: rank, steps, learning rates. Rank 1
+with the text encoder, 385,344 numbers, is what HyperDreamBooth's paper compares itself with.
 Not here: LoRA of convolutions, dropout, a rank for each layer.
 """
 from dataclasses import dataclass, replace
@@ -55,8 +51,7 @@ class Config:
     steps: int = None                 # None, here and below: what SETTINGS has
     lr: float = None                  # far higher than for whole weights
     batch_size: int = None            # subject pictures a step; as many class pictures come on top
-    prior_weight: float = 1.0         # lambda of eq. 2; 0 turns prior preservation off, and every
-                                      # dog becomes this dog
+    prior_weight: float = 1.0         # lambda of eq. 2; 0: every dog becomes this dog
     class_images: int = None          # drawn before training, never more than the steps can use
     train_text_encoder: bool = None   # more likeness, above all in new places
     size: int = None                  # side of the pictures in pixels; None: the model's own
@@ -64,8 +59,7 @@ class Config:
     guidance: float = None            # the model's
     seed: int = 0
     device: str = "auto"
-    dtype: str = "auto"               # float32, bfloat16 or float16, in which a GPU computes
-                                      # faster; A and B stay float32
+    dtype: str = "auto"               # float32, bfloat16 or float16; A and B stay float32
     out: str = "runs/lora_dreambooth"
     save_every: int = None            # steps between two states to resume from
     resume: bool = False              # go on from the state in `out`
@@ -162,6 +156,7 @@ def train(sd, cfg, photos):
     with sd.autocast(cfg.dtype):
         words = sd.read(prompts)                                               # (2, l, d)
         mean, std = sd.encode([square(photo, cfg.size) for photo in photos])   # (photos, c, y, x)
+    tokens = sd.tokenizer(prompts).to(sd.device)                               # (2, l)
 
     sd.set_aside(sd.vae, *[] if cfg.train_text_encoder else [sd.text])
     layers = adapted_layers(sd, cfg.train_text_encoder)
@@ -182,7 +177,7 @@ def train(sd, cfg, photos):
                 some = torch.randint(len(class_latents), (cfg.batch_size,), generator=chance)
                 z = torch.cat([z, class_latents[some]])                        # (2b, c, y, x)
             if cfg.train_text_encoder:
-                words = sd.read(prompts)
+                words = sd.text(tokens)
             loss, subject, prior = dreambooth_loss(
                 sd, z, words.repeat_interleave(cfg.batch_size, 0), chance, cfg.prior_weight)
         optimizer.backward(loss)
@@ -199,10 +194,8 @@ def train(sd, cfg, photos):
 
 def main(cfg):
     sd, cfg, photos = prepare(cfg)
-    layers = adapted_layers(sd, cfg.train_text_encoder)
-    count = sum(cfg.rank * (layer.in_features + layer.out_features) for layer in layers.values())
-    print(f"lora_dreambooth: {len(photos)} pictures of a {cfg.class_name} | training {count:,} "
-          f"numbers beside {len(layers)} layers | {sd.device}", flush=True)
+    print(f"lora_dreambooth: {len(photos)} pictures of a {cfg.class_name} | rank {cfg.rank} | "
+          f"{sd.device}", flush=True)
 
     out, squares = Path(cfg.out), [square(photo, cfg.size) for photo in photos]
     sentence = f"a photo of a {cfg.token} {cfg.class_name}"

@@ -128,7 +128,8 @@ def error(model, z, prompt):
     words = model.read([prompt]).expand(len(z), -1, -1)
     for t in range(25, 1000, 50):
         t, eps = torch.full((len(z),), t), torch.randn(z.shape, generator=chance)
-        output = model.unet(model.schedule.add_noise(z, eps, t), t, words)
+        x_t = model.schedule.add_noise(z, eps, t).to(model.device)
+        output = model.unet(x_t, t.to(model.device), words).cpu()
         errors.append(((output - model.schedule.target(z, eps, t)) ** 2).mean())
     return sum(errors) / len(errors)
 

@@ -25,7 +25,7 @@ from tiny_world.judge import Judge
 FAST = "FAST" in os.environ  # the tests run this notebook in a minute; what they draw is not worth looking at
 cfg = Config(out="../runs/notebook", **({"steps": 4, "sampling_steps": 3} if FAST else {}))
 trained, cfg, photos = prepare(cfg)
-sd = StableDiffusion.from_pretrained(cfg.model)  # the model as it was, beside
+sd = StableDiffusion.from_pretrained(cfg.model, trained.device)  # the model as it was, beside
 print(f"{cfg.steps} steps of {cfg.batch_size} pictures at a learning rate of {cfg.lr}")
 
 # %% [markdown]
@@ -49,7 +49,7 @@ def row(word):
 def draw(sd, prompt, n=6):
     return sd.sample(prompt, images=n, steps=cfg.sampling_steps, sampler="dpm++", seed=1)
 
-mixed = StableDiffusion.from_pretrained(cfg.model)
+mixed = StableDiffusion.from_pretrained(cfg.model, sd.device)
 mixed.add_word("<between>", (row("cat") + row("robot")) / 2)
 prompts = [f"a photo of a {word}" for word in ("cat", "<between>", "robot")]
 sheet([(prompt, draw(mixed, prompt)) for prompt in prompts])

@@ -97,11 +97,11 @@ network, lidb = load_hypernetwork(HYPERNETWORK, sd, cfg), sd.lidb
 @torch.no_grad()
 def guess(*pictures):
     mean, _ = sd.encode(pictures)
-    return network(mean * sd.vae.config.scaling_factor)
+    return network(mean.to(sd.device) * sd.vae.config.scaling_factor)
 
 [theta] = guess(photo)
 limit = 3 * theta.std()
-plt.imshow(theta, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto"), plt.title("the guess")
+plt.imshow(theta.cpu(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto"), plt.title("the guess")
 plt.xlabel("A_train (100), B_train (50)"), plt.ylabel("layer"), plt.gcf().set_size_inches(9, 3);
 
 # %% [markdown]

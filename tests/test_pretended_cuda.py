@@ -1,18 +1,32 @@
-"""The pretended GPU itself (pretended_cuda.py): what it lets pass by mistake nobody would see."""
+"""--device cuda where there is none, on a pretended GPU (pretended_cuda.py). First the device itself, as nobody would
+see what it lets pass by mistake; then every script and every notebook on it."""
 import copy
+import importlib
 import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
+import jupytext
+import matplotlib
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT, pixels
 from PIL import Image
 from pretended_cuda import CUDATensor, PretendedCUDA, load_guard, unchecked
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import stable_diffusion
+from clip_text import CLIPText, CLIPTextConfig, Tokenizer
+from lora_dreambooth import adapted_layers, start_lora
+from lora_file import save_lora
+from stable_diffusion import TINY, StableDiffusion
 from tiny_unet import UNet, UNetConfig
+from vae import VAE, VAEConfig
 
 try:
     load_guard()
@@ -274,3 +288,169 @@ def apart(a, b):
     assert a.keys() == b.keys()
     distances = [(a[name].float() - b[name].float()).abs().flatten() for name in a]
     return torch.cat(distances).mean().item()
+
+
+# === the scripts ======================================================================================================
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of two levels, of the tiny world's kind: a step takes a fraction of a second."""
+    tokenizer = Tokenizer.load(f"{TINY}/tokenizer")
+    unet, text = small_unet(), CLIPText(CLIPTextConfig(len(tokenizer), 32, 64, 1, 2, tokenizer.length))
+    sd = StableDiffusion(tokenizer, text, unet, VAE(VAEConfig(3, 3, 4, (8, 16), 1, 8)))
+    folder = tmp_path_factory.mktemp("small") / "model"
+    sd.save(folder)
+    return folder
+
+
+@pytest.fixture
+def crowd(tmp_path):
+    """Three people, one of them in two pictures."""
+    (tmp_path / "crowd" / "anna").mkdir(parents=True)
+    for name in ("anna/1", "anna/2", "ben", "cleo"):
+        Image.effect_noise((20, 18), 60).convert("RGB").save(tmp_path / "crowd" / f"{name}.png")
+    return tmp_path / "crowd"
+
+
+FURTHER = {  # what a script wants beside what all want
+    "dreambooth": {"sampling_steps": 1, "save_every": 1, "class_images": 2, "train_text_encoder": True},
+    "lora_dreambooth": {"sampling_steps": 1, "save_every": 1, "class_images": 2, "train_text_encoder": True},
+    "textual_inversion": {"sampling_steps": 1, "save_every": 1},
+    "attn_dreambooth": {"sampling_steps": 1, "save_every": 2, "augment": False},
+    "hyperdreambooth": {"sampling_steps": 1, "a": 8, "b": 6, "hypernetwork": "none"},
+    "learn_hypernetwork": {"steps": 4, "save_every": 3, "a": 8, "b": 6, "width": 32, "beta": 0.1, "theta_steps": 1,
+                           "theta_batch": 3},
+}
+LAST = {"attn_dreambooth": 3, "learn_hypernetwork": 4}  # the step after which it is killed; all others: the second
+
+# How often a step waits for the device, and gives it numbers: once for its log; x_t with its target, and t. A
+# hypernetwork learns from other people at every step: their pictures, thetas and tokens too.
+WAITS, GIFTS = 1, {"learn_hypernetwork": 5}
+
+
+@pytest.fixture
+def config(model, photos, crowd, tmp_path):
+    """config(script, device): its module, and a Config of a few steps on the small model."""
+    def make(script, device, **how):
+        module = importlib.import_module(script)
+        how = {"model": str(model), "class_name": "dog", "size": 16, "batch_size": 2, "lr": 1e-3, "steps": 2,
+               "dtype": "float32", "device": device, "out": str(tmp_path / script / device)} | FURTHER[script] | how
+        images = {"learn_hypernetwork": crowd, "hyperdreambooth": photos / "0.png"}.get(script, photos)
+        return module, module.Config(images=str(images), **how)
+    return make
+
+
+@pytest.mark.parametrize("script", FURTHER)
+def test_a_script_does_there_what_it_does_here(script, config, device, monkeypatch):
+    """All of it, from the command to its files. There it is stopped at a step, as if killed, and then resumed."""
+    (module, cfg), (_, cfg_there) = config(script, "cpu"), config(script, "cuda")
+    monkeypatch.setattr(module, "watch", lambda training, steps: logs.append(list(training)) or logs[-1])
+    monkeypatch.setattr(module, "PROMPTS", ("a {} in the snow",), raising=False)
+    logs, killed, waits = [], [], []
+    module.main(cfg)
+    sd, settled, photos = module.prepare(cfg_there)
+    for log in module.train(sd, settled, photos):
+        killed.append(log)
+        waits.append((len(device.reads), len(device.writes)))
+        if log["step"] == LAST.get(script, 2):
+            break
+    if hasattr(cfg_there, "resume"):
+        cfg_there = replace(cfg_there, resume=True)
+    module.main(cfg_there)
+
+    (reads, writes), (reads_then, writes_then) = waits[:2]
+    assert reads_then - reads <= WAITS, device.reads[reads:reads_then]
+    assert writes_then - writes <= GIFTS.get(script, 2), device.writes[writes:writes_then]
+    here, resumed = logs
+    assert len(resumed) < len(here) or script == "hyperdreambooth"
+    for log in killed + resumed:
+        assert log == pytest.approx(here[log["step"] - 1], rel=1e-3, abs=1e-6)
+    files = [path.relative_to(cfg.out) for path in Path(cfg.out).rglob("*.safetensors")]
+    assert files
+    for file in files:
+        assert apart(load_file(Path(cfg.out) / file), load_file(Path(cfg_there.out) / file)) < 1e-6, file
+
+
+@pytest.mark.parametrize("capability, memory, dtypes", [
+    ((8, 0), "plain", ("bfloat16", torch.float32)), ((8, 0), "lean", ("bfloat16", torch.bfloat16)),
+    ((7, 5), "plain", ("float16", torch.float32)), ((7, 5), "thrifty", ("float16", torch.float32))], ids=str)
+def test_left_open_it_is_the_gpu_and_what_it_computes_well(capability, memory, dtypes, config):
+    """--device auto and --dtype auto; weights in what --memory says; losses near those of float32 here."""
+    how = ("cpu", "plain", "float32"), ("auto", memory, "auto")
+    (module, here), (_, there) = (config("dreambooth", place, memory=memory, dtype=dtype, train_text_encoder=False)
+                                  for place, memory, dtype in how)
+    _, _, here = run(module, here)
+    with PretendedCUDA(capability):
+        sd, settled, there = run(module, there)
+        assert sd.device.type == "cuda" and (settled.dtype, sd.unet.conv_in.weight.dtype) == dtypes
+    assert len(here) == len(there) == 2
+    for log, expected in zip(there, here):
+        assert log == pytest.approx(expected, rel=0.02)
+
+
+def run(method, cfg):
+    """The model, the Config with nothing left open, and the logs of its training."""
+    sd, cfg, photos = method.prepare(cfg)
+    return sd, cfg, list(method.train(sd, cfg, photos))
+
+
+# === pictures =========================================================================================================
+
+def draw(place, out, monkeypatch, *more):
+    """The picture of the command."""
+    arguments = ["a dog", "--device", place, "--out", out / f"{place}.png", *more]
+    monkeypatch.setattr(sys, "argv", ["stable_diffusion.py", *map(str, arguments)])
+    stable_diffusion.main()
+    return Image.open(out / f"{place}.png")
+
+
+@pytest.mark.parametrize("how, most", [((), 1), (("--sampler", "ddpm"), 1), (("--sampler", "dpm++"), 1),
+                                       (("--dtype", "float16"), 8), (("--dtype", "bfloat16"), 40)], ids=str)
+def test_a_picture_there_is_the_picture_here(how, most, model, device, tmp_path, monkeypatch):
+    how = "--model", model, "--sampling-steps", 3, *how
+    here, there = [draw(place, tmp_path, monkeypatch, *how) for place in ("cpu", "cuda")]
+    assert pixels(here, there) <= most
+
+
+def test_words_and_loras_are_taken_there(model, device, tmp_path, monkeypatch):
+    """And the model with them leaves it as one file."""
+    sd, chance = StableDiffusion.from_pretrained(model), torch.Generator().manual_seed(0)
+    lora = start_lora(adapted_layers(sd), 2, chance)
+    changes = {name: (A.detach().T, torch.randn(B.T.shape, generator=chance)) for name, (A, B) in lora.items()}
+    save_lora(tmp_path / "lora.safetensors", changes)
+    save_file({"<it>": 9 * torch.randn(2, 32, generator=chance)}, tmp_path / "word.safetensors")
+    how = "--model", model, "--sampling-steps", 2, "--lora", f"{tmp_path / 'lora.safetensors'}:0.5"
+    how += "--embeds", tmp_path / "word.safetensors"
+    here, there = [draw(place, tmp_path, monkeypatch, *how, "--single-file", tmp_path / f"{place}.safetensors")
+                   for place in ("cpu", "cuda")]
+    without = draw("cuda", tmp_path, monkeypatch, *how[:4])
+    assert pixels(here, there) <= 1 < pixels(there, without)
+    assert apart(load_file(tmp_path / "cuda.safetensors"), load_file(tmp_path / "cpu.safetensors")) < 1e-6
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+def test_a_walk_is_not_held_up(sampler, model, device):
+    """A picture is waited for twice, however many steps its sampler makes: is it finite, and what is it?"""
+    sd, reads = StableDiffusion.from_pretrained(model, "cuda"), []
+    for steps in (2, 4):
+        device.reads.clear()
+        sd.sample("a dog", steps=steps, sampler=sampler)
+        reads.append(device.reads[:])
+    assert reads[0] == reads[1] and len(reads[0]) == 2
+
+
+# === the notebooks ====================================================================================================
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", sorted(ROOT.glob("notebooks/[0-9]*.py")), ids=lambda path: path.stem)
+def test_a_notebook_runs_there(source, device, tmp_path, monkeypatch):
+    """In its fast form, every line of it; without a kernel of its own, which would know nothing of the device."""
+    matplotlib.use("Agg")
+    monkeypatch.setenv("FAST", "1")
+    monkeypatch.chdir(source.parent)
+    names = {}
+    with torch.enable_grad():  # what a notebook turns off is on again after it
+        for i, cell in enumerate(jupytext.read(source).cells):
+            if cell.cell_type == "code":
+                code = cell.source.replace("../runs/notebook", str(tmp_path))
+                exec(compile(code, f"{source.name}, cell {i}", "exec"), names)
