@@ -14,8 +14,8 @@ CLIPTextConfig() is SD 1.x's (123,060,480 parameters). SD 2.x: width 1024, 23 la
 (340,387,840 parameters): its checkpoint leaves out OpenCLIP's last layer, since the layer before
 the last reads better.
 
-Not here: the image half of CLIP, the pooled vector, the padding mask (Stable Diffusion was trained
-without one).
+Not here: the image half of CLIP (vit.py), the padding mask (Stable Diffusion was trained without
+one).
 """
 import json
 import re
@@ -227,20 +227,22 @@ class CLIPTextConfig:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"   # SD 2: "gelu"
     layer_norm_eps: float = 1e-5
+    causal = True
 
 
 class CLIPAttention(nn.Module):
-    """Self-attention in which a token sees itself and those before it."""
+    """Self-attention in which a token sees itself and those before it; in a vision transformer
+    (vit.py) it sees all."""
 
     def __init__(self, config):
         super().__init__()
-        d, self.heads = config.hidden_size, config.num_attention_heads
+        d, self.heads, self.causal = config.hidden_size, config.num_attention_heads, config.causal
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(d, d) for _ in range(4))
 
     def forward(self, x):  # (b, l, d) -> (b, l, d)
         q, k, v = (to(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)          # (b, h, l, k)
                    for to in (self.q_proj, self.k_proj, self.v_proj))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 

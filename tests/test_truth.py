@@ -167,6 +167,7 @@ MAY_IMPORT = {
     "learn_hypernetwork": (*GROUND, *CHAPTERS, "hyperdreambooth", "thetas"),
     "tables": (), "measure": (*GROUND, *CHAPTERS, "tiny_world"),
     "compare": (*GROUND, *CHAPTERS, *METHODS, "measure", "tables", "tiny_world"),
+    "vit": (*GROUND, "clip_text", "checkpoint"), "fidelity": (*GROUND, *CHAPTERS, "vit", "tables"),
 }
 
 
