@@ -2,6 +2,9 @@
 
     python compare.py                  12 subjects, an hour or more; after an interruption: --resume
     python compare.py --faces 20       HyperDreamBooth: 20 strangers' faces, one picture each
+    python compare.py --claims         each claim of the papers and its verdict, into RESULTS.md: a
+                                       day; --quick: some claims on two subjects, a quarter of an
+                                       hour, which decides little
     python compare.py --subjects cat3 --only DreamBooth
 
 Every method learns each subject with its defaults, which were chosen on other subjects (TUNED), and
@@ -19,20 +22,27 @@ where HyperDreamBooth ends and where DreamBooth does (between two looks the line
 import argparse
 import json
 import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 import attn_dreambooth
 import dreambooth
 import hyperdreambooth
 import lora_dreambooth
 import textual_inversion
+from claims import CLAIMS, CLAIMS_OF_FACES, experiments_of, table_of_claims
 from command import run
 from files import UserError, claim, read_json, save_text
-from measure import draw_stranger, learn_subject, make_scale, measure, questions, shipped_subject
+from measure import (draw_photos, draw_stranger, learn_subject, make_scale, measure, questions,
+                     shipped_subject)
 from pictures import load_pictures, save_picture, sheet
 from tables import LOOKS, results_after, table, table_of_race, table_on_the_way
 from tiny_world.judge import Judge
 from tiny_world.subjects import WHO
+from tiny_world.world import CLASSES
 
 # What the methods' settings for the tiny world were chosen on, and what they are judged on.
 TUNED = ("cat", "dog2", "face", "teapot", "robot2", "vase2")
@@ -47,10 +57,23 @@ EXPERIMENTS = {
     "LoRA DreamBooth": (lora_dreambooth, {}, "sks {cls}"),
     "AttnDreamBooth": (attn_dreambooth, {}, "<it> {cls}"),
 }
-ABLATIONS = {  # by --only
+ABLATIONS = {  # by --only, or as --claims asks for them; {other}: another class
     "DreamBooth without the prior": (dreambooth, {"prior_weight": 0.0}, "sks {cls}"),
+    "DreamBooth, another class's noun": (dreambooth, {"class_name": "{other}"}, "sks {other}"),
+    "DreamBooth, a noun that means nothing": (dreambooth, {"class_name": "zwx"}, "sks zwx"),
+    "DreamBooth, cross-attention alone": (dreambooth, {"layers": "cross-attention"}, "sks {cls}"),
+    "DreamBooth without the text encoder": (dreambooth, {"train_text_encoder": False}, "sks {cls}"),
+    "DreamBooth, a common word": (dreambooth, {"token": "white"}, "white {cls}"),
+    "DreamBooth, three times the steps": (dreambooth, {"steps": 900}, "sks {cls}"),
     "DreamBooth, thrifty": (dreambooth, {"memory": "thrifty"}, "sks {cls}"),
     "DreamBooth, lean": (dreambooth, {"memory": "lean"}, "sks {cls}"),
+    "Textual Inversion, a tenth of the rate": (textual_inversion, {"lr": 3e-3}, "<it>"),
+    "Textual Inversion, 4 vectors": (textual_inversion, {"vectors": 4}, "<it>"),
+    "Textual Inversion, 1 photo": (textual_inversion, {"photos": 1}, "<it>"),
+    "Textual Inversion, 5 photos": (textual_inversion, {"photos": 5}, "<it>"),
+    "Textual Inversion, 16 photos": (textual_inversion, {"photos": 16}, "<it>"),
+    "Textual Inversion, then DreamBooth": (
+        (textual_inversion, dreambooth), ({}, {"token": "<it>"}), "<it> {cls}"),
     "AttnDreamBooth without the penalty": (attn_dreambooth, {"attn_weight": 0.0}, "<it> {cls}"),
     "AttnDreamBooth without stage 1": (attn_dreambooth, {"stages": "23"}, "<it> {cls}"),
     "AttnDreamBooth without stage 2": (attn_dreambooth, {"stages": "13"}, "<it> {cls}"),
@@ -64,7 +87,32 @@ OF_FACES = {
     "finetuning alone": (hyperdreambooth, {"hypernetwork": "none"}, "sks {cls}"),
     "HyperDreamBooth": (hyperdreambooth, {}, "sks {cls}"),
     "HyperDreamBooth, 100 steps": (hyperdreambooth, {"steps": 100}, "sks {cls}"),
+    "HyperDreamBooth, rank 1": (hyperdreambooth, {"rank": 1}, "sks {cls}"),
+    "LoRA DreamBooth": (lora_dreambooth, {}, "sks {cls}"),
 }
+
+
+def fit_to(subject, change, noun, folder):
+    """An experiment for this subject: {cls} and {other} filled in, and with "photos" so many new
+    photos of it in the place of its own."""
+    names = {"cls": subject.who.cls,
+             "other": CLASSES[(CLASSES.index(subject.who.cls) + 1) % len(CLASSES)]}
+    if isinstance(change, dict):
+        change = {name: value.format(**names) if isinstance(value, str) else value
+                  for name, value in change.items()}
+        if count := change.pop("photos", None):
+            subject = replace(subject, photos=draw_photos(subject, count, folder))
+    return subject, change, noun.format(**names)
+
+
+def nearness_of_attention(sd, subject):
+    """How much the photos look at [V] and at its category: the log of their ratio, negative; 0 if
+    they look at both alike."""
+    cfg = attn_dreambooth.Config(class_name=subject.who.cls, size=sd.size, seed=subject.seed)
+    shares = [attn_dreambooth.measure_gaze(sd, cfg, photo).mean((1, 2))
+              for photo in load_pictures(subject.photos)]
+    of_word, of_category = torch.stack(shares).mean(0)
+    return -(of_word / of_category).log().abs().item()
 
 
 def compare_subject(judge, subject, scales, experiments, out, on_the_way):
@@ -75,16 +123,19 @@ def compare_subject(judge, subject, scales, experiments, out, on_the_way):
     title = f"{subject.name}: the photos; below as it is, then {', '.join(asked)}"
     rows, results = [(title, load_pictures(subject.photos))], {}
     for experiment, (script, change, noun) in experiments.items():
-        noun, looks = noun.format(cls=subject.who.cls), []
+        looks = []
         shutil.rmtree(out / "work", ignore_errors=True)  # class pictures of a run that was stopped
-        for step, seconds, sd in learn_subject(script, change, subject, str(out / "work")):
+        learned, change, noun = fit_to(subject, change, noun, out / "photos")
+        for step, seconds, sd in learn_subject(script, change, learned, str(out / "work")):
             if on_the_way and step in LOOKS:
                 look, _ = measure(judge, sd, noun, subject, scales, images=1, steps=10)
                 looks.append(look | {"step": step, "seconds": seconds})
         result, drawn = measure(judge, sd, noun, subject, scales)
+        if script is attn_dreambooth:
+            result["attention"] = nearness_of_attention(sd, subject)
         looks.append(result | {"step": step, "seconds": seconds})
         results[experiment] = looks[-1] | {"looks": looks, "people": len(scales)}
-        values = "  ".join(f"{axis} {value:.2f}" for axis, value in result.items())
+        values = "  ".join(f"{axis} {result[axis]:.2f}" for axis in ("likeness", "obedience"))
         print(f"{subject.name:10s} {experiment:27s} {values}  {seconds:4.0f} s", flush=True)
         rows.append((f"{experiment}: {values}", [pictures[0] for pictures in drawn.values()]))
     return results, rows
@@ -104,40 +155,6 @@ def print_tables(results, experiments, of_faces):
         print("\n" + table_of_race(results))
 
 
-def parse_arguments():
-    """The arguments, and the experiments that they ask for."""
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--subjects", nargs="+", choices=list(WHO), default=REPORTED, metavar="NAME",
-                   help="of tiny_world/subjects")
-    p.add_argument("--faces", type=int, default=0, metavar="COUNT",
-                   help="so many strangers' faces instead, of one picture each")
-    p.add_argument("--hypernetwork", nargs="+", default=[], metavar="FILE",
-                   help="with --faces: others beside the shipped one")
-    p.add_argument("--only", nargs="+", metavar="METHOD",
-                   help="; ".join(EXPERIMENTS | ABLATIONS | OF_FACES))
-    p.add_argument("--resume", action="store_true",
-                   help="keep the subjects that results.json has already")
-    p.add_argument("--out", help="results.json and the pictures; default: runs/compare, or for "
-                                 "faces runs/compare_COUNT_faces")
-    a = p.parse_args()
-    if a.faces < 0 or (a.hypernetwork and not a.faces):
-        p.error("--faces COUNT is 1 or more, and --hypernetwork goes with it")
-    known, default = EXPERIMENTS | ABLATIONS, EXPERIMENTS
-    if a.faces:
-        known = default = dict(OF_FACES)
-        for file in a.hypernetwork:
-            known[f"HyperDreamBooth, {file}"] = hyperdreambooth, {"hypernetwork": file}, "sks {cls}"
-    asked = a.only or list(default)
-    if unknown := set(asked) - set(known):
-        p.error(f"--only {', '.join(unknown)}: some of {'; '.join(known)}")
-    a.out = Path(a.out or (f"runs/compare_{a.faces}_faces" if a.faces else "runs/compare"))
-    if (a.out / "results.json").exists() and not a.resume:
-        p.error(f"{a.out / 'results.json'} is there: --resume goes on with it, another --out "
-                "begins anew")
-    return a, {name: experiment for name, experiment in known.items() if name in asked}
-
-
 def read_results(file, people):
     """{subject: {experiment: result}} of an earlier run, in which everybody was told apart from as
     many people."""
@@ -152,29 +169,114 @@ def read_results(file, people):
     return done
 
 
+def measure_all(judge, subjects, experiments, out, of_faces):
+    """{subject: {experiment: result}}, kept in out/results.json; what is there already stays."""
+    file, done = out / "results.json", {}
+    if file.exists():
+        done = read_results(file, len(subjects) if of_faces else 1)
+    scales = {subject.name: make_scale(judge, subject.who) for subject in subjects}
+    for subject in subjects:
+        known = done.setdefault(subject.name, {})
+        missing = {name: one for name, one in experiments.items() if name not in known}
+        if not missing:
+            continue
+        compared_with = scales if of_faces else {subject.name: scales[subject.name]}
+        results, rows = compare_subject(judge, subject, compared_with, missing, out, of_faces)
+        more = "_more" if known else ""  # a sheet that is there has other methods
+        save_picture(sheet(rows), out / f"{subject.name.replace(' ', '')}{more}.png")
+        known |= results
+        save_text(json.dumps(done, indent=1), file)
+    return {subject.name: {name: done[subject.name][name] for name in experiments}
+            for subject in subjects}
+
+
+# === the claims ===================================================================================
+
+QUICK = {"DreamBooth", "DreamBooth without the prior", "Textual Inversion", "AttnDreamBooth",
+         "HyperDreamBooth", "hypernetwork alone", "finetuning alone"}
+RESULTS = Path(__file__).parent / "RESULTS.md"
+BEGIN, END = "<!-- written by compare.py --claims -->", "<!-- so far -->"
+
+
+def decide_claims(a):
+    """Measures what the claims need, and prints and writes their tables."""
+    judge, texts, report = Judge.load(), [], []
+    strangers = [draw_stranger(100 + i, a.out / "photos") for i in range(2 if a.quick else 20)]
+    shipped = [shipped_subject(name) for name in REPORTED[:2 if a.quick else None]]
+    for claims, subjects, known, folder in (
+            (CLAIMS, shipped, EXPERIMENTS | ABLATIONS, "subjects"),
+            (CLAIMS_OF_FACES, strangers, OF_FACES, "faces")):
+        if a.quick:
+            claims = [claim for claim in claims if {claim.first, claim.second} <= QUICK]
+        experiments = {name: known[name] for name in experiments_of(claims)}
+        out = a.out / folder
+        out.mkdir(exist_ok=True)
+        results = measure_all(judge, subjects, experiments, out, folder == "faces")
+        text, rows = table_of_claims(claims, results)
+        texts.append(text)
+        report += rows
+    counts = Counter(row["verdict"] for row in report)
+    texts.append(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()))
+    print("\n\n".join(texts))
+    if a.json:
+        save_text(json.dumps(report, indent=1), Path(a.json))
+    if not a.quick:
+        before, _, rest = RESULTS.read_text("utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        save_text("\n\n".join([before + BEGIN, *texts, END + after]), RESULTS)
+
+
+def parse_arguments():
+    """The arguments, and the experiments that they ask for."""
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--subjects", nargs="+", choices=list(WHO), default=REPORTED, metavar="NAME",
+                   help="of tiny_world/subjects")
+    p.add_argument("--faces", type=int, default=0, metavar="COUNT",
+                   help="so many strangers' faces instead, of one picture each")
+    p.add_argument("--claims", action="store_true", help="the papers' claims instead")
+    p.add_argument("--quick", action="store_true", help="with --claims: some, on two subjects")
+    p.add_argument("--json", metavar="FILE", help="with --claims: the verdicts in a file too")
+    p.add_argument("--hypernetwork", nargs="+", default=[], metavar="FILE",
+                   help="with --faces: others beside the shipped one")
+    p.add_argument("--only", nargs="+", metavar="METHOD",
+                   help="; ".join(EXPERIMENTS | ABLATIONS | OF_FACES))
+    p.add_argument("--resume", action="store_true",
+                   help="keep what results.json has already")
+    p.add_argument("--out", help="results.json and the pictures; default: runs/compare, for faces "
+                                 "runs/compare_COUNT_faces, for claims runs/claims")
+    a = p.parse_args()
+    if a.faces < 0 or (a.hypernetwork and not a.faces):
+        p.error("--faces COUNT is 1 or more, and --hypernetwork goes with it")
+    known, default = EXPERIMENTS | ABLATIONS, EXPERIMENTS
+    if a.faces:
+        known = default = dict(OF_FACES)
+        for file in a.hypernetwork:
+            known[f"HyperDreamBooth, {file}"] = hyperdreambooth, {"hypernetwork": file}, "sks {cls}"
+    asked = a.only or list(default)
+    if unknown := set(asked) - set(known):
+        p.error(f"--only {', '.join(unknown)}: some of {'; '.join(known)}")
+    if a.claims and (a.faces or a.only):
+        p.error("--claims knows its subjects and methods: leave out --faces and --only")
+    if (a.quick or a.json) and not a.claims:
+        p.error("--quick and --json go with --claims")
+    folder = f"compare_{a.faces}_faces" if a.faces else "compare"
+    a.out = Path(a.out or f"runs/{'claims' if a.claims else folder}")
+    if [*a.out.glob("**/results.json")] and not a.resume:
+        p.error(f"{a.out} has a results.json: --resume goes on with it, another --out begins anew")
+    return a, {name: experiment for name, experiment in known.items() if name in asked}
+
+
 def main():
     a, experiments = parse_arguments()
     claim(a.out)
-    file = a.out / "results.json"
-    done = read_results(file, max(1, a.faces)) if file.exists() else {}
-    judge = Judge.load()
+    if a.claims:
+        return decide_claims(a)
     if a.faces:
         subjects = [draw_stranger(100 + i, a.out / "photos") for i in range(a.faces)]
     else:
         subjects = [shipped_subject(name) for name in a.subjects]
-    scales = {subject.name: make_scale(judge, subject.who) for subject in subjects}
-    for subject in subjects:
-        if set(experiments) <= set(done.get(subject.name, {})):
-            continue
-        compared_with = scales if a.faces else {subject.name: scales[subject.name]}
-        results, rows = compare_subject(judge, subject, compared_with, experiments, a.out,
-                                        on_the_way=bool(a.faces))
-        save_picture(sheet(rows), a.out / f"{subject.name.replace(' ', '')}.png")
-        done[subject.name] = done.get(subject.name, {}) | results
-        save_text(json.dumps(done, indent=1), file)
-    results = {}
-    for subject in subjects:
-        results[subject.name] = {name: done[subject.name][name] for name in experiments}
+    results = measure_all(Judge.load(), subjects, experiments, a.out, bool(a.faces))
     print_tables(results, experiments, bool(a.faces))
 
 

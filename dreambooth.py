@@ -36,7 +36,7 @@ from command import (check_at_least, check_machine, check_not_negative, check_po
                      check_resume, check_size, check_subject, check_words, fill_in, load_state,
                      parse_flags, pick_device, pick_dtype, progress, read_log, run, save_state,
                      state_path, watch)
-from files import check_place, claim, load_metadata, load_tensors, save_tensors
+from files import UserError, check_place, claim, load_metadata, load_tensors, save_tensors
 from optimizer import make_optimizer
 from pictures import load_pictures, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
@@ -60,6 +60,8 @@ class Config:
     class_images: int = None          # drawn before training, never more than the steps can use
     train_text_encoder: bool = None   # more likeness, above all in new places; more memory, easier
                                       # to overdo
+    layers: str = "all"               # of the UNet; "cross-attention": those that look at words,
+                                      # less alike
     random_crop: bool = False         # another crop each step; latents cannot be kept then
     size: int = None                  # side of the pictures in pixels; None: the model's own
     sampling_steps: int = None        # for the class pictures and those before and after
@@ -136,7 +138,9 @@ def draw_class_latents(sd, cfg):
 
 def bind_token(sd, token):
     """The identifier should be one token: `sks` is in the vocabulary; <name> is added to it, with a
-    vector like any other's."""
+    vector like any other's, unless the model has learned it before."""
+    if token in sd.tokenizer.added:
+        return
     if token.startswith("<"):
         table, chance = sd.text.table.weight.data, torch.Generator().manual_seed(0)
         noise = torch.randn(1, table.shape[1], generator=chance).to(table)
@@ -156,6 +160,8 @@ def prepare(cfg):
     check_positive(cfg, "lr")
     check_not_negative(cfg, "prior_weight")
     check_machine(cfg)
+    if cfg.layers not in ("all", "cross-attention"):
+        raise UserError(f"--layers {cfg.layers}: all or cross-attention")
     if not cfg.images:
         cfg = replace(cfg, images=str(SUBJECTS / "cat"), class_name="cat")
     photos = load_pictures(cfg.images)
@@ -190,7 +196,8 @@ def train(sd, cfg, photos):
     tokens = sd.tokenizer(prompts).to(sd.device)                               # (2, l)
 
     sd.set_aside(*[] if cfg.random_crop else [sd.vae], *[] if cfg.train_text_encoder else [sd.text])
-    trained = list(sd.unet.parameters())
+    trained = [weight for name, weight in sd.unet.named_parameters()
+               if cfg.layers == "all" or ".attn2." in name]
     if cfg.train_text_encoder:
         trained += sd.text.parameters()
     for weight in trained:

@@ -8,6 +8,9 @@ at what the model draws.
                 picture has it, and shows a cat
     named       the share of the pictures for likeness that are nearer to the right one than to any
                 other of several individuals
+    pres, div   DreamBooth's PRES and DIV, with the judge's vectors in the place of DINO's and
+                LPIPS: the likeness, on the same scale, of "a photo of a cat" to the subject, which
+                should stay 0; and 1 - the cosine of two pictures of one prompt
 
 compare.py does this for all methods and many subjects, the notebooks for one.
 """
@@ -61,6 +64,15 @@ def draw_stranger(number, folder):
     return Subject(f"face {number}", who, photos, number)
 
 
+def draw_photos(subject, count, folder):
+    """So many photos of a subject as its own are, none of them among those: a folder."""
+    rng, photos = np.random.default_rng([271, subject.seed]), folder / f"{subject.name}_{count}"
+    photos.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        draw_snapshot(subject.who, rng, i).save(photos / f"{i:02d}.png")
+    return photos
+
+
 def questions(who):
     """{prompt: (what the judge is asked, the right answer)}, for a subject."""
     asked = {prompt: ("context", place) for place, prompt in NEW_PLACES.items()}
@@ -105,40 +117,63 @@ def make_scale(judge, who):
 
 # === a method and a subject =======================================================================
 
-def learn_subject(script, change, subject, out):
-    """A method learns the subject. Yields (step, seconds since the start, the model) before
-    training and after each step; without a script only the model as it is."""
-    if script is None:
+def learn_subject(method, change, subject, out):
+    """A method learns the subject: a script and what differs from its defaults, or several of both,
+    each of which goes on with the model that the one before leaves. Yields (step, seconds since the
+    start, the model) before training and after each step; without a script only the model as it
+    is."""
+    if method is None:
         yield 0, 0.0, StableDiffusion.from_pretrained(TINY)
         return
-    start = time.time()
-    cfg = script.Config(images=str(subject.photos), class_name=subject.who.cls, seed=subject.seed,
-                        out=out, **change)
-    sd, cfg, photos = script.prepare(cfg)
-    logs = script.train(sd, cfg, photos)
-    log = {"step": 0}
-    while log:
-        seconds = time.time() - start
-        yield log["step"], seconds, sd
-        start = time.time() - seconds  # a look at the model does not count
-        log = next(logs, None)
+    one = not isinstance(method, tuple)
+    scripts, changes = ((method,), (change,)) if one else (method, change)
+    start, step, model = time.time(), 0, TINY
+    for script, change in zip(scripts, changes):
+        settings = {"images": str(subject.photos), "class_name": subject.who.cls, "out": out,
+                    "model": model, "seed": subject.seed}
+        sd, cfg, photos = script.prepare(script.Config(**settings | change))
+        logs, done = script.train(sd, cfg, photos), step
+        log = {"step": 0}
+        while log:
+            step, seconds = done + log["step"], time.time() - start
+            yield step, seconds, sd
+            start = time.time() - seconds  # a look at the model does not count
+            log = next(logs, None)
+        if script is not scripts[-1]:
+            model = f"{out}/model_before"
+            sd.save(model)
+
+
+def length_of(sd, word):
+    """A learned word's vector beside the vocabulary's: how many times as long as the median."""
+    lengths = sd.text.table.weight.detach().norm(dim=1)
+    return (lengths[sd.tokenizer.encode(word)[0]] / lengths.median()).item()
 
 
 def measure(judge, sd, noun, subject, scales, images=2, steps=25):
-    """{likeness, obedience} and, where scales has other people too, {named}; and the pictures
-    {prompt: [...]}. scales {name: Scale}."""
+    """{likeness, obedience, pres}, with several images {div}, of a learned word its {length}, where
+    scales has other people too {named}; and the pictures {prompt: [...]}. scales {name: Scale}."""
     asked, cls = questions(subject.who), subject.who.cls
     prompts = [*PLAIN, *asked]
-    pictures = sd.sample([prompt.format(noun) for prompt in prompts], images=images, steps=steps,
-                         sampler="dpm++", seed=1000 + subject.seed)
+    how = {"steps": steps, "sampler": "dpm++", "seed": 1000 + subject.seed}
+    pictures = sd.sample([prompt.format(noun) for prompt in prompts], images=images, **how)
     drawn = {prompt: pictures[i * images:(i + 1) * images] for i, prompt in enumerate(prompts)}
     vectors = judge.vectors([picture for prompt in ALIKE for picture in drawn[prompt]])
+    of_class = judge.vectors(sd.sample(PLAIN[0].format(cls), images=4 * images, **how))
     obeyed = []
     for prompt, (question, right) in asked.items():
         for read in judge.read(drawn[prompt]):
             obeyed.append(read["drawing"] and read["cls"] == cls and read[question] == right)
     result = {"likeness": scales[subject.name].likeness(vectors),
-              "obedience": sum(obeyed) / len(obeyed)}
+              "obedience": sum(obeyed) / len(obeyed),
+              "pres": scales[subject.name].likeness(of_class)}
+    if images > 1:
+        of_prompt = vectors.unflatten(0, (len(ALIKE), images))           # (prompts, images, d)
+        products = of_prompt @ of_prompt.mT
+        products = products[:, ~torch.eye(images, dtype=torch.bool)]
+        result["div"] = 1 - products.mean().item()
+    if noun.startswith("<it>") and "<it>" in sd.tokenizer.vocab:
+        result["length"] = length_of(sd, "<it>")
     if len(scales) > 1:
         products = [(vectors @ scale.truth.T).mean(1) for scale in scales.values()]
         nearest = torch.stack(products).argmax(0)

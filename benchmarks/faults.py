@@ -46,6 +46,7 @@ from stable_diffusion import SUBJECTS, TINY, StableDiffusion  # noqa: E402
 SHORT = ["--sampling-steps", "1", "--save-every", "2"]
 RUNS = {  # seconds each, with several states and several pictures
     "dreambooth": ["--steps", "8", "--batch-size", "1", "--class-images", "2", *SHORT],
+    "lora_dreambooth": ["--steps", "8", "--batch-size", "1", "--class-images", "2", *SHORT],
     "textual_inversion": ["--steps", "8", "--batch-size", "1", *SHORT],
     "attn_dreambooth": ["--steps", "4", "--batch-size", "1", *SHORT],
     "hyperdreambooth": ["--steps", "4", "--batch-size", "1", "--sampling-steps", "1"],

@@ -4,9 +4,11 @@ import json
 import numpy as np
 import pytest
 
+import dreambooth
 import hyperdreambooth
+import textual_inversion
 from command import run
-from compare import ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, main
+from compare import ABLATIONS, EXPERIMENTS, OF_FACES, REPORTED, TUNED, fit_to, main
 from conftest import same, weights
 from measure import draw_stranger, learn_subject, make_scale, measure, questions, shipped_subject
 from pictures import load_pictures
@@ -82,6 +84,52 @@ def test_a_method_is_watched_from_before_its_first_step_to_its_last(tmp_path):
     assert len(last.lidb.added) == 2, "the guess and its finetuning"
     [(step, seconds, sd)] = learn_subject(None, {}, subject, "")
     assert (step, seconds) == (0, 0.0) and same(weights(sd), weights(StableDiffusion.from_pretrained(TINY)))
+
+
+def test_a_method_can_go_on_with_what_another_learned(tmp_path):
+    """The word is there, as it was learned, and the steps count on."""
+    subject, seen = shipped_subject("cat"), {}
+    changes = ({"steps": 2, "batch_size": 1}, {"steps": 2, "batch_size": 1, "prior_weight": 0.0, "token": "<it>"})
+    for step, seconds, sd in learn_subject((textual_inversion, dreambooth), changes, subject, str(tmp_path / "work")):
+        [word] = sd.tokenizer.encode("<it>")
+        seen.setdefault(step, []).append(sd.text.table.weight[word].detach().clone())
+    assert [*seen] == [0, 1, 2, 3, 4] and len(seen[2]) == 2
+    assert (seen[2][0] == seen[2][1]).all() and (seen[4][0] != seen[2][0]).any()
+
+
+def test_an_experiment_is_fitted_to_its_subject(tmp_path):
+    subject = shipped_subject("cat")
+    learned, change, noun = fit_to(subject, {"class_name": "{other}"}, "sks {other}", tmp_path)
+    assert (learned, change, noun) == (subject, {"class_name": "dog"}, "sks dog")
+    learned, change, noun = fit_to(subject, {"photos": 3}, "<it>", tmp_path)
+    photos, own = load_pictures(learned.photos), load_pictures(subject.photos)
+    assert change == {} and len(photos) == 3
+    judge = Judge.load()
+    scale = make_scale(judge, subject.who)
+    assert scale.likeness(judge.vectors(photos)) > 0.8
+    assert not {photo.tobytes() for photo in photos} & {photo.tobytes() for photo in own}
+
+
+def test_pres_and_div_are_what_the_class_and_a_prompt_show():
+    """A model that draws the subject whatever it is asked has lost the class; one that draws it the same way each time
+    has no variety."""
+    judge, subject = Judge.load(), shipped_subject("cat")
+    scales = {"cat": make_scale(judge, subject.who)}
+
+    class Draws:
+        def __init__(self, seeds, of_class):
+            self.seeds, self.of_class = seeds, of_class
+
+        def sample(self, prompts, images, **how):
+            if isinstance(prompts, str):  # the class
+                return [draw(Scene(self.of_class(i), PLACES[i % 5], seed=i)) for i in range(images)]
+            return [draw(Scene(subject.who, PLACES[0], seed=self.seeds[i % images], pose=random_pose(
+                np.random.default_rng(self.seeds[i % images])))) for i in range(images * len(prompts))]
+
+    forgot, _ = measure(judge, Draws([1, 1], lambda i: subject.who), "sks cat", subject, scales)
+    kept, _ = measure(judge, Draws([1, 2], lambda i: random_identity(700 + i, "cat")), "sks cat", subject, scales)
+    assert forgot["pres"] > 0.8 > 0.4 > kept["pres"]
+    assert kept["div"] > 0.005 > 1e-5 > abs(forgot["div"])
 
 
 def test_the_interval_is_that_of_the_mean():
@@ -175,9 +223,20 @@ def test_every_method_is_compared_with_its_defaults():
     changed = {name: change for name, (_, change, _) in (EXPERIMENTS | ABLATIONS | OF_FACES).items() if change}
     assert changed == {
         "DreamBooth without the prior": {"prior_weight": 0.0},
+        "DreamBooth, another class's noun": {"class_name": "{other}"},
+        "DreamBooth, a noun that means nothing": {"class_name": "zwx"},
+        "DreamBooth, cross-attention alone": {"layers": "cross-attention"},
+        "DreamBooth without the text encoder": {"train_text_encoder": False},
+        "DreamBooth, a common word": {"token": "white"}, "DreamBooth, three times the steps": {"steps": 900},
+        "Textual Inversion, a tenth of the rate": {"lr": 3e-3}, "Textual Inversion, 4 vectors": {"vectors": 4},
+        "Textual Inversion, 1 photo": {"photos": 1}, "Textual Inversion, 5 photos": {"photos": 5},
+        "Textual Inversion, 16 photos": {"photos": 16},
+        "Textual Inversion, then DreamBooth": ({}, {"token": "<it>"}), "HyperDreamBooth, rank 1": {"rank": 1},
         "DreamBooth, thrifty": {"memory": "thrifty"}, "DreamBooth, lean": {"memory": "lean"},
         "AttnDreamBooth without the penalty": {"attn_weight": 0.0},
         "AttnDreamBooth without stage 1": {"stages": "23"}, "AttnDreamBooth without stage 2": {"stages": "13"},
         "AttnDreamBooth without stage 3": {"stages": "12"}, "AttnDreamBooth, the fast variant": {"fast": True},
         "hypernetwork alone": {"steps": 0}, "finetuning alone": {"hypernetwork": "none"},
         "HyperDreamBooth, 100 steps": {"steps": 100}}
+    three_times, tenth = dreambooth.SETTINGS["steps"][0] * 3, textual_inversion.SETTINGS["lr"][0] / 10
+    assert (three_times, tenth) == (900, pytest.approx(3e-3)), "what the names of two experiments say"

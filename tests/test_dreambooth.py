@@ -33,6 +33,12 @@ def test_the_unet_moves_and_the_rest_stays(cfg, train_text_encoder):
     assert moved == expected
 
 
+def test_cross_attention_can_move_alone(cfg):
+    before = weights(StableDiffusion.from_pretrained(cfg.model))
+    after = weights(trained(dreambooth, replace(cfg, layers="cross-attention", train_text_encoder=False)))
+    assert {n for n in before if not torch.equal(before[n], after[n])} == {n for n in before if ".attn2." in n}
+
+
 def test_the_loss_is_equation_2(cfg):
     """Recomputed literally, picture by picture: the mean over the subject's plus lambda times the mean over the
     class's."""
@@ -172,8 +178,14 @@ def test_a_new_token_gets_a_row_of_its_own(cfg):
     bind_token(sd, "<it>")
     assert sd.tokenizer.encode("a <it> dog")[1] == len(rows)
     assert torch.equal(sd.text.table.weight[:-1], rows) and len(sd.text.table.weight) == len(rows) + 1
-    with pytest.raises(UserError, match="already"):
-        bind_token(sd, "<it>")
+
+
+def test_a_word_that_the_model_has_learned_is_taken_as_it_is(cfg, capsys):
+    sd = StableDiffusion.from_pretrained(cfg.model)
+    sd.add_word("<it>", torch.randn(3, sd.text.config.hidden_size))
+    before = sd.text.table.weight.clone()
+    bind_token(sd, "<it>")
+    assert torch.equal(sd.text.table.weight, before) and capsys.readouterr().err == ""
 
 
 def test_a_long_identifier_is_warned_of(cfg, capsys):
@@ -189,7 +201,7 @@ REFUSED = [  # without a model, and then with one
     (dict(lr=0.0), "--lr 0"), (dict(lr=float("nan")), "--lr nan"), (dict(prior_weight=-1.0), "--prior-weight -1"),
     (dict(seed=-1), "--seed -1"), (dict(dtype="float64"), "auto, float32, bfloat16 or float16"),
     (dict(memory="little"), "plain, thrifty or lean"), (dict(memory="lean", dtype="float32"), "computes in it"),
-    (dict(images="nowhere"), "nowhere"),
+    (dict(images="nowhere"), "nowhere"), (dict(layers="some"), "all or cross-attention"),
     (dict(batch_size=0), "--batch-size 0"), (dict(device="nonsense"), "--device nonsense")]
 REFUSED_BY_THE_MODEL = [(dict(size=60), "--size 60"), (dict(size=0), "--size 0"), (dict(class_name=" "), "no word"),
                         (dict(token=""), "no word")]
