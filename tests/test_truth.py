@@ -165,7 +165,8 @@ MAY_IMPORT = {
     **dict.fromkeys(METHODS, (*GROUND, *CHAPTERS)), "lora_dreambooth": (*GROUND, *CHAPTERS, "dreambooth"),
     "hyperdreambooth": (*GROUND, *CHAPTERS, "lora_dreambooth"), "thetas": (*GROUND, "hyperdreambooth"),
     "learn_hypernetwork": (*GROUND, *CHAPTERS, "hyperdreambooth", "thetas"),
-    "tables": (), "claims": ("tables",), "measure": (*GROUND, *CHAPTERS, "tiny_world"),
+    "exercises": ("command", "files"), "tables": (), "claims": ("tables",),
+    "measure": (*GROUND, *CHAPTERS, "tiny_world"),
     "compare": (*GROUND, *CHAPTERS, *METHODS, "measure", "tables", "claims", "tiny_world"),
     "vit": (*GROUND, "clip_text", "checkpoint"), "fidelity": (*GROUND, *CHAPTERS, "vit", "tables"),
 }
