@@ -182,6 +182,13 @@ def prepare(cfg):
 
 # === training =====================================================================================
 
+def chosen_weights(sd, cfg):
+    """What is trained."""
+    weights = [weight for name, weight in sd.unet.named_parameters()
+               if cfg.layers == "all" or ".attn2." in name]
+    return [*weights, *sd.text.parameters()] if cfg.train_text_encoder else weights
+
+
 def train(sd, cfg, photos):
     """Teaches sd the subject, and yields {step, loss, subject, prior} after each step; sd is the
     model as it is at that moment."""
@@ -196,10 +203,7 @@ def train(sd, cfg, photos):
     tokens = sd.tokenizer(prompts).to(sd.device)                               # (2, l)
 
     sd.set_aside(*[] if cfg.random_crop else [sd.vae], *[] if cfg.train_text_encoder else [sd.text])
-    trained = [weight for name, weight in sd.unet.named_parameters()
-               if cfg.layers == "all" or ".attn2." in name]
-    if cfg.train_text_encoder:
-        trained += sd.text.parameters()
+    trained = chosen_weights(sd, cfg)
     for weight in trained:
         weight.requires_grad_(True)
     optimizer = make_optimizer(cfg.memory, trained, cfg.lr, clip=1.0, dtype=cfg.dtype)
@@ -249,12 +253,9 @@ def draw_prompts(sd, cfg):
 
 def main(cfg):
     sd, cfg, photos = prepare(cfg)
-    parts = {"the UNet": sd.unet}
-    if cfg.train_text_encoder:
-        parts["the text encoder"] = sd.text
-    count = sum(weight.numel() for part in parts.values() for weight in part.parameters())
+    count = sum(weight.numel() for weight in chosen_weights(sd, cfg))
     print(f"dreambooth: {len(photos)} pictures of a {cfg.class_name} | training {count:,} numbers "
-          f"of {' and '.join(parts)} | {sd.device}", flush=True)
+          f"| {sd.device}", flush=True)
 
     out, squares = Path(cfg.out), [square(photo, cfg.size) for photo in photos]
     sentence = f"a photo of a {cfg.token} {cfg.class_name}"

@@ -1,5 +1,6 @@
 """What comments and the README say is true: shapes, shared functions, imports, commands, flags, files."""
 import ast
+import importlib
 import inspect
 import math
 import os
@@ -269,7 +270,18 @@ def test_the_readme_names_every_file_and_none_that_is_not_there():
     assert [name for name in named if not (ROOT / name).exists() and not (ROOT / "notebooks" / name).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "RESULTS.md", "CONTRIBUTING.md", "tiny_world/README.md"])
+def test_the_flags_that_stand_beside_others_are_there():
+    """FLAGS.md: what the second column names, the scripts have."""
+    lines = (ROOT / "FLAGS.md").read_text("utf-8").split("\n")
+    rows = [line.split(" | ") for line in lines if line.startswith("| ")][1:]
+    named = {flag for _, ours, *_ in rows for flag in re.findall(r"`--([\w-]+)", ours)}
+    configs = [importlib.import_module(name).Config for name in SCRIPTS]
+    fields = {field.replace("_", "-") for config in configs for field in config.__annotations__}
+    assert len(rows) > 30 and named - fields == set()
+
+
+@pytest.mark.parametrize("page", ["README.md", "RESULTS.md", "CONTRIBUTING.md", "FLAGS.md", "EXERCISES.md",
+                                  "RECIPES.md", "tiny_world/README.md"])
 def test_every_link_of_a_page_leads_somewhere(page):
     """To a file of the project; what is elsewhere cannot be asked here."""
     links = re.findall(r"\]\(([^)#\s]+)\)", (ROOT / page).read_text("utf-8"))
