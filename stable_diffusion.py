@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from checkpoint import read_model, save_model
 from single_file import read_single_file, write_single_file
-from command import pick_device, run
+from command import pick_device, pick_dtype, run
 from files import UserError, load_weights, shown
 from lora_file import kohya_name, read_lora
 from ddpm import SAMPLERS, Schedule, ScheduleConfig
@@ -342,7 +342,8 @@ def parse_arguments():
     p.add_argument("--size", help="side in pixels, or WIDTHxHEIGHT (default: the model's)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
-    p.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    p.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
+                   help="auto: on a GPU half of the memory and twice as fast; float32 is exact")
     p.add_argument("--single-file", default="", metavar="FILE",
                    help="write the model, with its LoRAs, as one .safetensors file too, for A1111 "
                         "and ComfyUI; words stay in files of their own")
@@ -394,7 +395,9 @@ def main():
     check_out(out)
     if a.single_file and not a.single_file.endswith(".safetensors"):
         raise UserError(f"--single-file {a.single_file}: the name should end in .safetensors")
-    device, dtype = pick_device(a.device), getattr(torch, a.dtype)
+    device = pick_device(a.device)
+    dtype = "float32" if a.dtype == "auto" and a.single_file else a.dtype  # all digits are written
+    dtype = getattr(torch, pick_dtype(dtype, device))
     size = parse_size(a.size)
     sd = StableDiffusion.from_pretrained(a.model, device, dtype, a.revision, a.variant)
     for path in a.embeds:

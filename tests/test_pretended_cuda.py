@@ -398,14 +398,15 @@ def run(method, cfg):
 
 def draw(place, out, monkeypatch, *more):
     """The picture of the command."""
-    arguments = ["a dog", "--device", place, "--out", out / f"{place}.png", *more]
+    arguments = ["a dog", "--device", place, "--dtype", "float32", "--out", out / f"{place}.png", *more]
     monkeypatch.setattr(sys, "argv", ["stable_diffusion.py", *map(str, arguments)])
     stable_diffusion.main()
     return Image.open(out / f"{place}.png")
 
 
 @pytest.mark.parametrize("how, most", [((), 1), (("--sampler", "ddpm"), 1), (("--sampler", "dpm++"), 1),
-                                       (("--dtype", "float16"), 8), (("--dtype", "bfloat16"), 40)], ids=str)
+                                       (("--dtype", "float16"), 8), (("--dtype", "bfloat16"), 40),
+                                       (("--dtype", "auto"), 40)], ids=str)
 def test_a_picture_there_is_the_picture_here(how, most, model, device, tmp_path, monkeypatch):
     how = "--model", model, "--sampling-steps", 3, *how
     here, there = [draw(place, tmp_path, monkeypatch, *how) for place in ("cpu", "cuda")]
