@@ -84,7 +84,7 @@ class Tokenizer:
 
         def read(name):
             path = folder / name
-            return json.loads(path.read_text("utf-8")) if path.exists() else {}
+            return json.loads(path.read_text("utf-8-sig")) if path.exists() else {}
 
         whole, settings = read("tokenizer.json"), read("tokenizer_config.json")
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ def open_pipeline(folder):
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False)
+        folder, dtype=torch.float32, safety_checker=None, requires_safety_checker=False)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -107,9 +108,9 @@ def our_steps(method, sd, z, **how):
                             steps=1_000_000, save_every=1_000_000, **how)
         cfg = method.fill_in(cfg, method.SETTINGS, sd.large, size=sd.size, guidance=sd.guidance)
         sd.encode = lambda pictures: (z[:len(pictures)], torch.zeros_like(z[:len(pictures)]))
-        method.draw_class_latents = lambda sd, cfg: z
         photos = [Image.new("RGB", (sd.size, sd.size))] * len(z)
-        yield from method.train(sd, cfg, photos)
+        with patch.object(method, "draw_class_latents", lambda sd, cfg: z, create=True):
+            yield from method.train(sd, cfg, photos)
 
 
 # === the rows =====================================================================================

@@ -25,7 +25,7 @@ from pictures import load_pictures, sheet
 # The tests run this notebook in a minute; what they draw is not worth looking at.
 FAST = "FAST" in os.environ
 few = {"steps": 3, "class_images": 4, "sampling_steps": 3} if FAST else {}
-sd, cfg, photos = prepare(Config(out="../runs/notebook", **few))
+sd, cfg, photos = prepare(Config(out="../runs/notebook_lora", **few))
 sheet([("the subject", photos)])
 
 # %% [markdown]
