@@ -24,7 +24,7 @@ import stable_diffusion
 from clip_text import CLIPText, CLIPTextConfig, Tokenizer
 from lora_dreambooth import adapted_layers, start_lora
 from lora_file import save_lora
-from stable_diffusion import TINY, StableDiffusion
+from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 from tiny_unet import UNet, UNetConfig
 from vae import VAE, VAEConfig
 
@@ -448,6 +448,8 @@ def test_a_notebook_runs_there(source, device, tmp_path, monkeypatch):
     """In its fast form, every line of it; without a kernel of its own, which would know nothing of the device."""
     matplotlib.use("Agg")
     monkeypatch.setenv("FAST", "1")
+    monkeypatch.setenv("MODEL", TINY)  # where a GPU is there, one of the notebooks takes Stable Diffusion
+    monkeypatch.setenv("PHOTOS", str(SUBJECTS / "dog"))
     monkeypatch.chdir(source.parent)
     names = {}
     with torch.enable_grad():  # what a notebook turns off is on again after it
