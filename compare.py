@@ -95,14 +95,14 @@ OF_FACES = {
 def fit_to(subject, change, noun, folder):
     """An experiment for this subject: {cls} and {other} filled in, and with "photos" so many new
     photos of it in the place of its own."""
-    names = {"cls": subject.who.cls,
-             "other": CLASSES[(CLASSES.index(subject.who.cls) + 1) % len(CLASSES)]}
-    if isinstance(change, dict):
-        change = {name: value.format(**names) if isinstance(value, str) else value
-                  for name, value in change.items()}
-        if count := change.pop("photos", None):
-            subject = replace(subject, photos=draw_photos(subject, count, folder))
-    return subject, change, noun.format(**names)
+    cls = subject.who.cls
+    other = CLASSES[(CLASSES.index(cls) + 1) % len(CLASSES)]
+    if "photos" in change:
+        subject = replace(subject, photos=draw_photos(subject, change["photos"], folder))
+        change = {name: value for name, value in change.items() if name != "photos"}
+    if "class_name" in change:
+        change = change | {"class_name": change["class_name"].format(other=other)}
+    return subject, change, noun.format(cls=cls, other=other)
 
 
 def nearness_of_attention(sd, subject):

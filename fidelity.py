@@ -37,7 +37,7 @@ import torch
 from command import pick_device, pick_dtype, progress, run
 from files import UserError, save_text
 from pictures import load_pictures, open_picture, save_picture
-from stable_diffusion import StableDiffusion
+from stable_diffusion import StableDiffusion, split_strength
 from tables import interval
 from vit import AS_CLIP, AS_DINO, load_clip, load_dino, look
 
@@ -95,7 +95,7 @@ def draw(a, prompts):
     for path in a.embeds:
         sd.load_embeds(path)
     for path in a.lora:
-        sd.load_lora(path)
+        sd.load_lora(*split_strength(path))
     subject = f"{a.token} {a.class_name}".strip()
     jobs = [(f"{i:02d}-{n}.png", prompt.format(subject), 1000 * i + n)
             for i, prompt in enumerate(prompts, 1) for n in range(1, a.each + 1)]

@@ -94,6 +94,12 @@ def mean_product(a, b):
     return (a @ b.T).mean().item()
 
 
+def mean_among(vectors):
+    """The same of each vector (..., n, d) with the others but itself."""
+    between = ~torch.eye(vectors.shape[-2], dtype=torch.bool)
+    return (vectors @ vectors.mT)[..., between].mean().item()
+
+
 @dataclass(frozen=True)
 class Scale:
     """Of likeness to one subject: the vectors of 24 fresh drawings of it, and what the judge makes
@@ -111,8 +117,7 @@ def make_scale(judge, who):
     truth = judge.vectors([draw_snapshot(who, rng, i) for i in range(24)])
     others = [random_identity(500 + i, who.cls) for i in range(96)]
     others = judge.vectors([draw_snapshot(other, rng, i) for i, other in enumerate(others)])
-    between = ~torch.eye(len(truth), dtype=torch.bool)
-    return Scale(truth, mean_product(truth, others), (truth @ truth.T)[between].mean().item())
+    return Scale(truth, mean_product(truth, others), mean_among(truth))
 
 
 # === a method and a subject =======================================================================
@@ -151,7 +156,7 @@ def length_of(sd, word):
 
 
 def measure(judge, sd, noun, subject, scales, images=2, steps=25):
-    """{likeness, obedience, pres}, with several images {div}, of a learned word its {length}, where
+    """{likeness, obedience}, with several images {pres, div}, of a learned word its {length}, where
     scales has other people too {named}; and the pictures {prompt: [...]}. scales {name: Scale}."""
     asked, cls = questions(subject.who), subject.who.cls
     prompts = [*PLAIN, *asked]
@@ -159,19 +164,16 @@ def measure(judge, sd, noun, subject, scales, images=2, steps=25):
     pictures = sd.sample([prompt.format(noun) for prompt in prompts], images=images, **how)
     drawn = {prompt: pictures[i * images:(i + 1) * images] for i, prompt in enumerate(prompts)}
     vectors = judge.vectors([picture for prompt in ALIKE for picture in drawn[prompt]])
-    of_class = judge.vectors(sd.sample(PLAIN[0].format(cls), images=4 * images, **how))
     obeyed = []
     for prompt, (question, right) in asked.items():
         for read in judge.read(drawn[prompt]):
             obeyed.append(read["drawing"] and read["cls"] == cls and read[question] == right)
     result = {"likeness": scales[subject.name].likeness(vectors),
-              "obedience": sum(obeyed) / len(obeyed),
-              "pres": scales[subject.name].likeness(of_class)}
-    if images > 1:
-        of_prompt = vectors.unflatten(0, (len(ALIKE), images))           # (prompts, images, d)
-        products = of_prompt @ of_prompt.mT
-        products = products[:, ~torch.eye(images, dtype=torch.bool)]
-        result["div"] = 1 - products.mean().item()
+              "obedience": sum(obeyed) / len(obeyed)}
+    if images > 1:  # not in a quick look on the way
+        of_class = judge.vectors(sd.sample(PLAIN[0].format(cls), images=4 * images, **how))
+        result["pres"] = scales[subject.name].likeness(of_class)
+        result["div"] = 1 - mean_among(vectors.unflatten(0, (len(ALIKE), images)))
     if noun.startswith("<it>") and "<it>" in sd.tokenizer.vocab:
         result["length"] = length_of(sd, "<it>")
     if len(scales) > 1:
