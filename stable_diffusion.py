@@ -79,20 +79,22 @@ class StableDiffusion:
     def walk(self, prompts, negative="", images=1, steps=50, guidance=None, sampler="ddim", seed=0,
              size=None):
         """The sampler step by step: yields (t, z, z_0) for `images` pictures of each prompt, prompt
-        by prompt in the batch. Every prompt starts from the same seed, so that its pictures do not
-        depend on what else is in the batch. size: a side in pixels, or (height, width)."""
+        by prompt in the batch. seed: one from which every prompt starts, so that prompts are
+        compared and not chance, or a list with one for each prompt; a picture does not depend on
+        what else is in the batch. size: a side in pixels, or (height, width)."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         guidance = self.guidance if guidance is None else guidance
         size = self.size if size is None else size
         height, width = (size, size) if isinstance(size, int) else size
-        self.check_walk(prompts, images, steps, guidance, sampler, seed, height, width)
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        self.check_walk(prompts, images, steps, guidance, sampler, seeds, height, width)
 
         words = self.read(prompts).repeat_interleave(images, dim=0)                 # (b, l, d)
         if guidance > 1:
             nothing = self.read([negative]).expand(len(words), -1, -1)
             words = torch.cat([nothing, words])                                     # (2b, l, d)
         # Noise comes from the CPU, so that it is the same on every device, and in float32.
-        generators = [torch.Generator().manual_seed(seed) for _ in prompts]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         f = self.vae.factor
         shape = (images, self.unet.config.in_channels, height // f, width // f)
 
@@ -298,14 +300,17 @@ class StableDiffusion:
         tiny world's model needs less."""
         return 7.5 if self.large else 4.0
 
-    def check_walk(self, prompts, images, steps, guidance, sampler, seed, height, width):
+    def check_walk(self, prompts, images, steps, guidance, sampler, seeds, height, width):
         """Refuses what no picture can be drawn by."""
         factor = self.vae.factor
         if not prompts or images < 1:
             raise UserError(f"{len(prompts)} prompts, {images} images of each: at least one "
                             "prompt, and at least one of its images")
-        if not -2 ** 63 <= seed < 2 ** 64:
-            raise UserError(f"--seed {seed} does not fit into 64 bits")
+        if len(seeds) != len(prompts):
+            raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts")
+        for seed in seeds:
+            if not -2 ** 63 <= seed < 2 ** 64:
+                raise UserError(f"--seed {seed} does not fit into 64 bits")
         if not math.isfinite(guidance):
             raise UserError(f"--guidance {guidance}: a number")
         if not 1 <= steps <= self.schedule.T:

@@ -480,7 +480,8 @@ def test_a_prompt_that_is_too_long_is_drawn_and_the_user_told_what_was_lost(sd, 
     (dict(size=20), "multiples of 8"), (dict(size=(64, 20)), "multiples of 8"), (dict(size=8), "16 or more"),
     (dict(size=0), "16 or more"), (dict(size=-64), "16 or more"), (dict(sampler="euler"), 'no sampler "euler"'),
     (dict(steps=0), "1 to 1000, not 0"), (dict(steps=-1), "1 to 1000, not -1"), (dict(steps=1001), "not 1001"),
-    (dict(images=0), "images"), (dict(prompts=[]), "prompt"), (dict(guidance=float("nan")), "--guidance nan"),
+    (dict(images=0), "images"), (dict(prompts=[]), "prompt"),
+    (dict(seed=[1, 2]), "2 seeds for 1 prompts"), (dict(guidance=float("nan")), "--guidance nan"),
     (dict(guidance=float("inf")), "--guidance inf")], ids=str)
 def test_a_picture_that_cannot_be_drawn_is_refused_before_any_work(sd, how, expected):
     with pytest.raises(UserError) as error:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import clip_tokenizer
+from conftest import clip_tokenizer, pixels
 from PIL import Image
 
 from clip_text import CLIPText, CLIPTextConfig
@@ -49,6 +49,13 @@ def test_latents_may_have_any_number_of_channels(six, tmp_path):
     six.save(tmp_path / "six")
     again = StableDiffusion.from_pretrained(str(tmp_path / "six"))
     assert again.sample("a cat", steps=2)[0].tobytes() == six.sample("a cat", steps=2)[0].tobytes()
+
+
+def test_prompts_share_a_seed_or_have_one_each_and_are_drawn_as_when_alone(six):
+    three, four = (six.sample("a cat", steps=2, seed=seed)[0] for seed in (3, 4))
+    shared, own = (six.sample(["a cat"] * 2, steps=2, seed=seed) for seed in (3, [3, 4]))
+    for picture, expected in zip([*shared, *own], [three, three, three, four], strict=True):
+        assert pixels(picture, expected) <= 1 < pixels(three, four)
 
 
 def test_draws_from_a_gaussian_have_its_mean_and_deviation_scaled(six):

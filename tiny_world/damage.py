@@ -162,18 +162,20 @@ def blended(layer, other, rng):
 
 
 def visible(picture, whole):
-    """Whether at least one pixel in sixty is clearly another one."""
+    """How many of the 64 x 64 pixels are clearly others."""
     apart = np.abs(np.asarray(picture, int) - np.asarray(whole, int)).max(-1)
-    return (apart > 48).sum() >= 64
+    return (apart > 48).sum()
 
 
 def damaged(scene, kind, seed, others=0):
-    """The picture of a scene whose figure has that kind of damage; the same arguments always give
-    the same one. `others`: from which number on individuals are blended in."""
+    """The picture of a scene whose figure has that kind of damage, on 64 pixels or more; or of
+    twenty the one that shows most, since little is seen to be wrong with a black dog at night. The
+    same arguments always give the same one. `others`: from which number on individuals are blended
+    in."""
     rng = np.random.default_rng(seed)
     layer = figure(scene)
-    whole = compose(scene, layer)
-    while True:
+    whole, most, clearest = compose(scene, layer), -1, None
+    for _ in range(20):
         if kind in ("left out", "moved", "doubled"):
             broken = careless(scene, kind, rng)
         elif kind == "blended":
@@ -181,10 +183,13 @@ def damaged(scene, kind, seed, others=0):
             broken = blended(layer, figure(replace(scene, identity=other)), rng)
         else:
             broken = {"warped": warped, "eaten": eaten, "swirled": swirled}[kind](layer, rng)
-        if broken.getchannel("A").getbbox():
-            picture = compose(scene, broken)
-            if visible(picture, whole):
-                return picture
+        picture = compose(scene, broken)
+        seen = visible(picture, whole) if broken.getbbox() else 0  # a place alone: not what is meant
+        if seen > most:
+            most, clearest = seen, picture
+        if most >= 64:
+            break
+    return clearest
 
 
 def main():

@@ -141,7 +141,8 @@ def examine(sd, seen=(), count=512):
     start = time.time()
     drawn = []
     for i in tqdm(range(0, count, 16), "pictures"):
-        drawn += sd.sample(list(prompts[i:i + 16]), steps=30, sampler="ddim", seed=i)
+        part = list(prompts[i:i + 16])
+        drawn += sd.sample(part, steps=30, sampler="ddim", seed=range(i, i + len(part)))
     seconds = (time.time() - start) / (count / 16)
     real = [draw(scene) for scene in scenes]
     classes = CLASSES[::3]
@@ -259,13 +260,16 @@ class Figures:
 
     @lru_cache(maxsize=1)
     def draw(self, sd, guidance=None):
-        """The model's pictures of what the real portraits show, in words: class and place."""
+        """The model's pictures of what the real portraits show, in words: class and place. Each
+        starts from noise of its own: pictures that share it are alike, and would be measured as a
+        model that draws few things."""
         prompts = [f"a photo of {article(scene.identity.cls)} {CONTEXTS[scene.context][0]}"
                    for scene in self.scenes]
         pictures = []
         for i in tqdm(range(0, len(prompts), 32), "figures", disable=not sys.stderr.isatty()):
-            pictures += sd.sample(prompts[i:i + 32], steps=25, sampler="dpm++", seed=i,
-                                  guidance=guidance)
+            part = prompts[i:i + 32]
+            pictures += sd.sample(part, steps=25, sampler="dpm++", guidance=guidance,
+                                  seed=range(i, i + len(part)))
         return pictures
 
     def report(self, sd, guidance=None):
