@@ -107,7 +107,7 @@ NEUTRAL_VALUES = {
         "attention_dropout": 0.0, "dropout": 0.0, "model_type": ("clip_text_model", "clip"),
     },
     ScheduleConfig: {  # what the noise is, or what x_0 becomes
-        "trained_betas": None, "rescale_betas_zero_snr": False, "use_flow_sigmas": False,
+        "trained_betas": None, "use_flow_sigmas": False,
         "snr_shift_scale": 1.0, "shift": 1.0, "shift_terminal": None, "thresholding": False,
         "predict_x0": True,
     },
@@ -201,6 +201,11 @@ def read_config(config, path):
                                 f"knows {json.dumps(neutral[0])}")
     if config is ScheduleConfig:  # as diffusers' pipeline does, whatever a file says
         settings["steps_offset"] = 1
+        if (settings.get("rescale_betas_zero_snr")
+                and settings.get("prediction_type") != "v_prediction"):
+            raise UserError(f'{path}: "rescale_betas_zero_snr" is true; that goes with '
+                            "v_prediction only: at the end noise is all there is to see, and "
+                            "says nothing of the picture")
     if config is UNetConfig and is_older_than(values, 0, 9):  # SD 1.5's first file says 32 for 64
         settings["sample_size"] = max(64, settings.get("sample_size", 64))
     return config(**settings)

@@ -20,8 +20,7 @@ Names:  x_0 clean   x_t noisy   eps the noise   v = sqrt(alpha_bar) eps - sqrt(1
         t time, 0 .. T-1
 Every step equals that of the diffusers scheduler of the same name (tests/test_ddpm.py).
 
-Not here: learned variances, thresholding, zero-terminal-SNR, other noise schedules than SD's and
-DDPM's.
+Not here: learned variances, thresholding, other noise schedules than SD's and DDPM's.
 """
 from dataclasses import dataclass
 
@@ -41,6 +40,7 @@ class ScheduleConfig:
     set_alpha_to_one: bool = True         # DDIM ends at alpha_bar 1; False (SD): at alpha_bar_0
     steps_offset: int = 0                 # added to "leading" timesteps; SD uses 1
     timestep_spacing: str | None = None   # "leading", "linspace", "trailing"; None: as usual
+    rescale_betas_zero_snr: bool = False  # True: nothing of the picture is left at T - 1
 
 
 class Schedule:
@@ -52,6 +52,13 @@ class Schedule:
         beta = torch.linspace(start ** power, end ** power, T) ** (1 / power)
         self.config, self.T = config, T
         self.alpha_bar = torch.cumprod(1 - beta, dim=0)  # (T,)
+        if config.rescale_betas_zero_snr:
+            # SD's own schedule leaves 0.068 of the picture at T - 1, and a network learns to find
+            # there how light it is and of what colour. A sampler starts from noise, where these
+            # are always about the middle (Lin et al. 2023, algorithm 1).
+            signal = self.alpha_bar.sqrt()
+            signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+            self.alpha_bar = signal ** 2
 
     def signal_and_noise(self, t, like):
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) for t (b,), shaped to multiply `like` (b,
@@ -141,7 +148,8 @@ def dpm_solver_pp(schedule, denoise, x, steps, randn=None):
     else:
         t = np.arange(steps, 0, -1) * max(schedule.T // (steps + 1), 1)
         times = [int(i) for i in t + min(schedule.config.steps_offset, schedule.T - 1 - t[0])]
-    signal, noise = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    alpha_bar = schedule.alpha_bar.clamp(min=2 ** -24)      # lambda of nothing but noise is -inf
+    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     lambda_ = (signal / noise).log()
 
     x_0_before, h_before = None, None

@@ -79,7 +79,8 @@ UNET_CONFIG = UNetConfig(
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
 SCHEDULE_CONFIG = ScheduleConfig(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-    prediction_type="v_prediction", set_alpha_to_one=False, steps_offset=1)
+    prediction_type="v_prediction", set_alpha_to_one=False, steps_offset=1,
+    timestep_spacing="trailing", rescale_betas_zero_snr=True)
 
 
 def scene(cfg, i):
@@ -300,11 +301,11 @@ def quieten(tokenizer, table, untouched):
 
 def how_often(T):
     """Of each t up to T, how often it or a smaller one is trained on, (T,): most in the middle,
-    where it is decided what the picture shows (logit-normal, Esser et al. 2024), but a tenth of all
+    where it is decided what the picture shows (logit-normal, Esser et al. 2024), but a fifth of all
     steps evenly."""
     u = (torch.arange(T) + 0.5) / T
     density = torch.exp(-0.5 * torch.log(u / (1 - u)) ** 2) / (u * (1 - u))
-    return torch.cumsum(0.9 * density / density.sum() + 0.1 / T, dim=0)
+    return torch.cumsum(0.8 * density / density.sum() + 0.2 / T, dim=0)
 
 
 def start_networks(cfg, tokenizer, vae, scale):
