@@ -3,6 +3,7 @@
     python benchmarks/memory.py                             Stable Diffusion 1.5, 512 pixels
     python benchmarks/memory.py --model sd21 --size 768
     python benchmarks/memory.py --only "dreambooth, lean" --json memory.json
+    python benchmarks/memory.py --process --size 256 --only "dreambooth, thrifty"
 
 Two steps of the method's own training run on tensors that hold no numbers: torch only keeps their
 shapes (FakeTensorMode). Each operation's results are counted when they come and discounted when
@@ -14,13 +15,15 @@ they go. At the highest moment it is counted whose they are:
     rest        activations, and all that is only there for a moment
 
 Not counted: what CUDA itself takes (about half a gigabyte), and what its allocator loses between
-the blocks.
+the blocks. With --process the same two steps are also taken for real, on this machine's CPU (Linux;
+minutes): the count, with all networks in one memory, beside what the process took of it.
 """
 import argparse
 import json
 import sys
 import tempfile
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -108,9 +111,6 @@ class Counter(TorchDispatchMode):
 
 # === what is run ==================================================================================
 
-aside = True  # whether what waits on the CPU is left out, as on a GPU
-
-
 def converted(network, kind=None, dtype=None, **_):
     """In place of Module.to, which swaps tensors where those without numbers cannot be swapped."""
     for module in network.modules():
@@ -134,8 +134,43 @@ def build(configs):
     return StableDiffusion(tokenizer, CLIPText(configs[1]), UNet(configs[0]), VAE(configs[2]))
 
 
-def count(name, model, size, dtype):
-    """{"peak", "weights", "gradients", "optimizer", "rest"} in bytes."""
+@contextmanager
+def training(script, change, sd, size, dtype):
+    """Within it: the method's own training of sd, a generator of steps. Its photos are black, its
+    class pictures noise."""
+    z = torch.randn(2, sd.unet.config.in_channels, *2 * (size // sd.vae.factor,))
+    with tempfile.TemporaryDirectory() as folder, \
+            patch.object(StableDiffusion, "from_pretrained", lambda *a, **k: sd), \
+            patch.object(StableDiffusion, "fingerprint", lambda sd: ""), \
+            patch.object(script, "draw_class_latents", lambda sd, cfg: z, create=True):
+        for i in range(2):  # without numbers, a choice by chance is always photo 1
+            Image.new("RGB", (size, size)).save(Path(folder) / f"{i}.png")
+        cfg = script.Config(images=folder, class_name="cat", size=size, dtype=dtype, device="cpu",
+                            out=str(Path(folder) / "out"), **change)
+        yield script.train(*script.prepare(cfg))
+
+
+def memory_of_process(what):
+    """In bytes, as Linux keeps it: "VmRSS" now, "VmHWM" the most since it was set back."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(what):
+            return 1024 * int(line.split()[1])
+
+
+def measure_process(name, model, size):
+    """What this process really takes of the CPU's memory during the second step, in float32."""
+    (script, change), before = ROWS[name], memory_of_process("VmRSS")
+    sd = build(read_configs(model))
+    with training(script, change, sd, size, "float32") as steps:
+        next(steps)
+        Path("/proc/self/clear_refs").write_text("5")  # sets the highest mark back
+        next(steps)
+        return memory_of_process("VmHWM") - before
+
+
+def count(name, model, size, dtype, aside=True):
+    """{"peak", "weights", "gradients", "optimizer", "rest"} in bytes. aside: what waits on the CPU
+    is left out, as on a GPU."""
     (script, change), configs = ROWS[name], read_configs(model)
     with FakeTensorMode(allow_non_fake_inputs=True), Counter() as counter, \
             patch.object(torch.nn.Module, "to", converted):
@@ -147,16 +182,8 @@ def count(name, model, size, dtype):
             for network in networks if aside else ():
                 for weight in network.parameters():
                     counter.remove(weight.untyped_storage()._cdata)
-        with tempfile.TemporaryDirectory() as folder, \
-                patch.object(StableDiffusion, "from_pretrained", lambda *a, **k: sd), \
-                patch.object(StableDiffusion, "set_aside", set_aside), \
-                patch.object(StableDiffusion, "fingerprint", lambda sd: ""):
-            for i in range(2):  # of them "number 1" is taken
-                Image.new("RGB", (size, size)).save(Path(folder) / f"{i}.png")
-            cfg = script.Config(images=folder, class_name="cat", size=size, dtype=dtype,
-                                device="cpu", out=str(Path(folder) / "out"), **change)
-            sd, cfg, photos = script.prepare(cfg)
-            steps = script.train(sd, cfg, photos)
+        with training(script, change, sd, size, dtype) as steps, \
+                patch.object(StableDiffusion, "set_aside", set_aside):
 
             def whose():
                 names = steps.gi_frame.f_locals if steps.gi_frame else {}
@@ -167,9 +194,7 @@ def count(name, model, size, dtype):
                         "gradients": counter.size_of(weight.grad for weight in trained),
                         "optimizer": counter.size_of(t for state in states for t in state.values())}
             counter.whose, counter.peak = whose, 0
-            z = torch.randn(2, sd.unet.config.in_channels, *2 * (size // sd.vae.factor,))
-            with patch.object(script, "draw_class_latents", lambda sd, cfg: z, create=True):
-                next(steps), next(steps)
+            next(steps), next(steps)
     return report(counter)
 
 
@@ -197,12 +222,20 @@ def main():
     p.add_argument("--size", type=int, default=512)
     p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16")
     p.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
+    p.add_argument("--process", action="store_true",
+                   help="take the steps for real too, in float32 on the CPU")
     p.add_argument("--json", help="write the table to this file too")
     a = p.parse_args()
+    if a.process and (len(a.only) > 1 or a.only == ["a picture"]):
+        p.error("--process is about one training: --only names it")  # a second takes what is left
+    if a.process:
+        a.dtype = "float32"
     table = {}
     print(f"{a.model}, {a.size} pixels, {a.dtype}, in GB (10^9 bytes)")
     for name in a.only:
-        table[name] = count(name, a.model, a.size, a.dtype)
+        table[name] = count(name, a.model, a.size, a.dtype, aside=not a.process)
+        if a.process:
+            table[name]["process"] = measure_process(name, a.model, a.size)
         values = "".join(f"{part} {size / 1e9:6.2f}   " for part, size in table[name].items())
         print(f"{name:26s}{values}", flush=True)
     if a.json:

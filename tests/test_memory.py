@@ -3,6 +3,7 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,8 +40,7 @@ def allocated(how, tmp_path):
 def test_the_count_is_what_torch_allocates(mode, tmp_path, monkeypatch):
     """On the tiny model, where nothing waits on the CPU, since it is there already."""
     monkeypatch.setattr("stable_diffusion.StableDiffusion.set_aside", lambda sd, *networks: None)
-    monkeypatch.setattr(memory, "aside", False)
-    counted = memory.count(f"dreambooth, {mode}", "tiny", 64, "float32")
+    counted = memory.count(f"dreambooth, {mode}", "tiny", 64, "float32", aside=False)
     real = allocated({"memory": mode}, tmp_path)
     assert counted["peak"] == pytest.approx(real, rel=0.03)
     assert counted["peak"] == sum(size for part, size in counted.items() if part != "peak")
@@ -55,11 +55,24 @@ def test_less_memory_is_taken_where_less_is_promised():
     assert lean["weights"] < 0.7 * thrifty["weights"] and lean["peak"] < thrifty["peak"] < plain["peak"]
 
 
-def test_the_table_is_written_as_json(tmp_path):
+def write_table(tmp_path, *arguments):
+    """The row of a table that has one."""
     ended = subprocess.run([sys.executable, "benchmarks/memory.py", "--model", "tiny", "--size", "64",
-                            "--only", "a picture", "--json", str(tmp_path / "memory.json")],
+                            *arguments, "--json", str(tmp_path / "memory.json")],
                            cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    [(name, row)] = json.loads((tmp_path / "memory.json").read_text()).items()
+    [row] = json.loads((tmp_path / "memory.json").read_text()).items()
+    return row
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+def test_a_process_really_takes_what_was_counted(tmp_path):
+    """And some megabytes for itself."""
+    _, row = write_table(tmp_path, "--process", "--only", "dreambooth, plain")
+    assert row["process"] == pytest.approx(row["peak"], rel=0.25)
+
+
+def test_the_table_is_written_as_json(tmp_path):
+    name, row = write_table(tmp_path, "--only", "a picture")
     assert name == "a picture" and list(row) == ["peak", "weights", "gradients", "optimizer", "rest"]
     assert row["weights"] >= sum(p.numel() for p in memory.StableDiffusion.from_pretrained(TINY).unet.parameters()) * 2

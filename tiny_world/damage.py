@@ -168,14 +168,14 @@ def visible(picture, whole):
 
 
 def damaged(scene, kind, seed, others=0):
-    """The picture of a scene whose figure has that kind of damage, on 64 pixels or more; or of
-    twenty the one that shows most, since little is seen to be wrong with a black dog at night. The
+    """The picture of a scene whose figure has that kind of damage, on 64 pixels or more; or of a
+    hundred the one that shows most, since little is seen to be wrong with a black dog at night. The
     same arguments always give the same one. `others`: from which number on individuals are blended
     in."""
     rng = np.random.default_rng(seed)
     layer = figure(scene)
     whole, most, clearest = compose(scene, layer), -1, None
-    for _ in range(20):
+    for _ in range(100):
         if kind in ("left out", "moved", "doubled"):
             broken = careless(scene, kind, rng)
         elif kind == "blended":
@@ -184,7 +184,7 @@ def damaged(scene, kind, seed, others=0):
         else:
             broken = {"warped": warped, "eaten": eaten, "swirled": swirled}[kind](layer, rng)
         picture = compose(scene, broken)
-        seen = visible(picture, whole) if broken.getbbox() else 0  # a place alone: not what is meant
+        seen = visible(picture, whole) if broken.getbbox() else 0  # a place alone is not broken
         if seen > most:
             most, clearest = seen, picture
         if most >= 64:
