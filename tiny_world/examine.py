@@ -7,7 +7,6 @@ Real drawings of the same prompts stand beside the model's: what the judge makes
 ceiling. Two more questions: do the unused identifiers mean nothing, and how much does the
 autoencoder lose?
 """
-import sys
 import time
 from dataclasses import replace
 from functools import lru_cache
@@ -134,15 +133,22 @@ def measure_vae(vae, pictures):
     return 10 * float(np.log10(4 / error))
 
 
+def draw_each(sd, prompts, together, **how):
+    """A picture of each prompt, so many at a time. Each starts from noise of its own: pictures that
+    share it are alike, and would be measured as those of a model that draws few things."""
+    pictures = []
+    for i in tqdm(range(0, len(prompts), together), "pictures", disable=None):
+        part = prompts[i:i + together]
+        pictures += sd.sample(part, seed=range(i, i + len(part)), **how)
+    return pictures
+
+
 def examine(sd, seen=(), count=512):
     """The whole report (shares are between 0 and 1) and the pictures that were drawn for it."""
     judge = Judge.load()
     prompts, asked, scenes = zip(*exam(count, seen))
     start = time.time()
-    drawn = []
-    for i in tqdm(range(0, count, 16), "pictures"):
-        part = list(prompts[i:i + 16])
-        drawn += sd.sample(part, steps=30, sampler="ddim", seed=range(i, i + len(part)))
+    drawn = draw_each(sd, prompts, 16, steps=30, sampler="ddim")
     seconds = (time.time() - start) / (count / 16)
     real = [draw(scene) for scene in scenes]
     classes = CLASSES[::3]
@@ -260,17 +266,10 @@ class Figures:
 
     @lru_cache(maxsize=1)
     def draw(self, sd, guidance=None):
-        """The model's pictures of what the real portraits show, in words: class and place. Each
-        starts from noise of its own: pictures that share it are alike, and would be measured as a
-        model that draws few things."""
+        """The model's pictures of what the real portraits show, in words: class and place."""
         prompts = [f"a photo of {article(scene.identity.cls)} {CONTEXTS[scene.context][0]}"
                    for scene in self.scenes]
-        pictures = []
-        for i in tqdm(range(0, len(prompts), 32), "figures", disable=not sys.stderr.isatty()):
-            part = prompts[i:i + 32]
-            pictures += sd.sample(part, steps=25, sampler="dpm++", guidance=guidance,
-                                  seed=range(i, i + len(part)))
-        return pictures
+        return draw_each(sd, prompts, 32, steps=25, sampler="dpm++", guidance=guidance)
 
     def report(self, sd, guidance=None):
         return self.measure(np.stack([np.asarray(picture) for picture in self.draw(sd, guidance)]))
