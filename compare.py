@@ -2,9 +2,10 @@
 
     python compare.py                  12 subjects, an hour or more; after an interruption: --resume
     python compare.py --faces 20       HyperDreamBooth: 20 strangers' faces, one picture each
-    python compare.py --claims         each claim of the papers and its verdict, into RESULTS.md: a
-                                       day; --quick: some claims on two subjects, a quarter of an
-                                       hour, which decides little
+    python compare.py --claims         each claim of the papers and its verdict, into RESULTS.md,
+                                       and all that was measured, into RESULTS.json: a day; --quick:
+                                       some claims on two subjects, a quarter of an hour, which
+                                       decides little
     python compare.py --subjects cat3 --only DreamBooth
 
 Every method learns each subject with its defaults, which were chosen on other subjects (TUNED), and
@@ -49,60 +50,70 @@ TUNED = ("cat", "dog2", "face", "teapot", "robot2", "vase2")
 REPORTED = ("cat2", "cat3", "dog", "dog3", "bear", "duck2", "robot", "teapot2", "boot2", "sneaker",
             "backpack2", "clock")
 
-# name: (script, what differs from its defaults, how it calls the subject)
+# name: (how it calls the subject, then a script and what differs from its defaults, or several of
+# both one after the other)
 EXPERIMENTS = {
-    "the class word": (None, {}, "{cls}"),
-    "Textual Inversion": (textual_inversion, {}, "<it>"),
-    "DreamBooth": (dreambooth, {}, "sks {cls}"),
-    "LoRA DreamBooth": (lora_dreambooth, {}, "sks {cls}"),
-    "AttnDreamBooth": (attn_dreambooth, {}, "<it> {cls}"),
+    "the class word": ("{cls}",),
+    "Textual Inversion": ("<it>", (textual_inversion, {})),
+    "DreamBooth": ("sks {cls}", (dreambooth, {})),
+    "LoRA DreamBooth": ("sks {cls}", (lora_dreambooth, {})),
+    "AttnDreamBooth": ("<it> {cls}", (attn_dreambooth, {})),
 }
 ABLATIONS = {  # by --only, or as --claims asks for them; {other}: another class
-    "DreamBooth without the prior": (dreambooth, {"prior_weight": 0.0}, "sks {cls}"),
-    "DreamBooth, another class's noun": (dreambooth, {"class_name": "{other}"}, "sks {other}"),
-    "DreamBooth, a noun that means nothing": (dreambooth, {"class_name": "zwx"}, "sks zwx"),
-    "DreamBooth, cross-attention alone": (dreambooth, {"layers": "cross-attention"}, "sks {cls}"),
-    "DreamBooth without the text encoder": (dreambooth, {"train_text_encoder": False}, "sks {cls}"),
-    "DreamBooth, a common word": (dreambooth, {"token": "white"}, "white {cls}"),
-    "DreamBooth, three times the steps": (dreambooth, {"steps": 900}, "sks {cls}"),
-    "DreamBooth, thrifty": (dreambooth, {"memory": "thrifty"}, "sks {cls}"),
-    "DreamBooth, lean": (dreambooth, {"memory": "lean"}, "sks {cls}"),
-    "Textual Inversion, a tenth of the rate": (textual_inversion, {"lr": 3e-3}, "<it>"),
-    "Textual Inversion, 4 vectors": (textual_inversion, {"vectors": 4}, "<it>"),
-    "Textual Inversion, 1 photo": (textual_inversion, {"photos": 1}, "<it>"),
-    "Textual Inversion, 5 photos": (textual_inversion, {"photos": 5}, "<it>"),
-    "Textual Inversion, 16 photos": (textual_inversion, {"photos": 16}, "<it>"),
+    "DreamBooth, 100 steps": ("sks {cls}", (dreambooth, {"steps": 100})),
+    "DreamBooth, 900 steps": ("sks {cls}", (dreambooth, {"steps": 900})),
+    "DreamBooth without the prior": ("sks {cls}", (dreambooth, {"prior_weight": 0.0})),
+    "DreamBooth, another class's noun": ("sks {other}", (dreambooth, {"class_name": "{other}"})),
+    "DreamBooth, a noun that means nothing": ("sks zwx", (dreambooth, {"class_name": "zwx"})),
+    "DreamBooth, cross-attention alone": (
+        "sks {cls}", (dreambooth, {"layers": "cross-attention"})),
+    "DreamBooth without the text encoder": (
+        "sks {cls}", (dreambooth, {"train_text_encoder": False})),
+    "DreamBooth, a common word": ("white {cls}", (dreambooth, {"token": "white"})),
+    "DreamBooth, thrifty": ("sks {cls}", (dreambooth, {"memory": "thrifty"})),
+    "DreamBooth, lean": ("sks {cls}", (dreambooth, {"memory": "lean"})),
+    "LoRA DreamBooth, rank 1": ("sks {cls}", (lora_dreambooth, {"rank": 1})),
+    "LoRA DreamBooth, rank 16": ("sks {cls}", (lora_dreambooth, {"rank": 16})),
+    "Textual Inversion, a tenth of the rate": ("<it>", (textual_inversion, {"lr": 3e-3})),
+    "Textual Inversion, a third of the rate": ("<it>", (textual_inversion, {"lr": 1e-2})),
+    "Textual Inversion, 4 vectors": ("<it>", (textual_inversion, {"vectors": 4})),
+    "Textual Inversion, 1 photo": ("<it>", (textual_inversion, {"photos": 1})),
+    "Textual Inversion, 5 photos": ("<it>", (textual_inversion, {"photos": 5})),
+    "Textual Inversion, 16 photos": ("<it>", (textual_inversion, {"photos": 16})),
     "Textual Inversion, then DreamBooth": (
-        (textual_inversion, dreambooth), ({}, {"token": "<it>"}), "<it> {cls}"),
-    "AttnDreamBooth without the penalty": (attn_dreambooth, {"attn_weight": 0.0}, "<it> {cls}"),
-    "AttnDreamBooth without stage 1": (attn_dreambooth, {"stages": "23"}, "<it> {cls}"),
-    "AttnDreamBooth without stage 2": (attn_dreambooth, {"stages": "13"}, "<it> {cls}"),
-    "AttnDreamBooth without stage 3": (attn_dreambooth, {"stages": "12"}, "<it> {cls}"),
-    "AttnDreamBooth, the fast variant": (attn_dreambooth, {"fast": True}, "<it> {cls}"),
+        "<it> {cls}", (textual_inversion, {}), (dreambooth, {"token": "<it>"})),
+    "AttnDreamBooth without the penalty": ("<it> {cls}", (attn_dreambooth, {"attn_weight": 0.0})),
+    "AttnDreamBooth without stage 1": ("<it> {cls}", (attn_dreambooth, {"stages": "23"})),
+    "AttnDreamBooth without stage 2": ("<it> {cls}", (attn_dreambooth, {"stages": "13"})),
+    "AttnDreamBooth without stage 3": ("<it> {cls}", (attn_dreambooth, {"stages": "12"})),
+    "AttnDreamBooth, the fast variant": ("<it> {cls}", (attn_dreambooth, {"fast": True})),
 }
 OF_FACES = {
-    "Textual Inversion": (textual_inversion, {}, "<it>"),
-    "DreamBooth": (dreambooth, {}, "sks {cls}"),
-    "hypernetwork alone": (hyperdreambooth, {"steps": 0}, "sks {cls}"),
-    "finetuning alone": (hyperdreambooth, {"hypernetwork": "none"}, "sks {cls}"),
-    "HyperDreamBooth": (hyperdreambooth, {}, "sks {cls}"),
-    "HyperDreamBooth, 100 steps": (hyperdreambooth, {"steps": 100}, "sks {cls}"),
-    "HyperDreamBooth, rank 1": (hyperdreambooth, {"rank": 1}, "sks {cls}"),
-    "LoRA DreamBooth": (lora_dreambooth, {}, "sks {cls}"),
+    "Textual Inversion": ("<it>", (textual_inversion, {})),
+    "DreamBooth": ("sks {cls}", (dreambooth, {})),
+    "hypernetwork alone": ("sks {cls}", (hyperdreambooth, {"steps": 0})),
+    "finetuning alone": ("sks {cls}", (hyperdreambooth, {"hypernetwork": "none"})),
+    "HyperDreamBooth": ("sks {cls}", (hyperdreambooth, {})),
+    "HyperDreamBooth, 100 steps": ("sks {cls}", (hyperdreambooth, {"steps": 100})),
+    "HyperDreamBooth, rank 1": ("sks {cls}", (hyperdreambooth, {"rank": 1})),
+    "LoRA DreamBooth": ("sks {cls}", (lora_dreambooth, {})),
 }
 
 
-def fit_to(subject, change, noun, folder):
+def fit_to(subject, noun, stages, folder):
     """An experiment for this subject: {cls} and {other} filled in, and with "photos" so many new
     photos of it in the place of its own."""
     cls = subject.who.cls
     other = CLASSES[(CLASSES.index(cls) + 1) % len(CLASSES)]
-    if "photos" in change:
-        subject = replace(subject, photos=draw_photos(subject, change["photos"], folder))
-        change = {name: value for name, value in change.items() if name != "photos"}
-    if "class_name" in change:
-        change = change | {"class_name": change["class_name"].format(other=other)}
-    return subject, change, noun.format(cls=cls, other=other)
+    fitted = []
+    for script, change in stages:
+        change = dict(change)
+        if "photos" in change:
+            subject = replace(subject, photos=draw_photos(subject, change.pop("photos"), folder))
+        if "class_name" in change:
+            change["class_name"] = change["class_name"].format(other=other)
+        fitted.append((script, change))
+    return subject, noun.format(cls=cls, other=other), fitted
 
 
 def nearness_of_attention(sd, subject):
@@ -122,16 +133,16 @@ def compare_subject(judge, subject, scales, experiments, out, on_the_way):
     asked = [question if right is True else right for question, right in asked]
     title = f"{subject.name}: the photos; below as it is, then {', '.join(asked)}"
     rows, results = [(title, load_pictures(subject.photos))], {}
-    for experiment, (script, change, noun) in experiments.items():
+    for experiment, (noun, *stages) in experiments.items():
         looks = []
         shutil.rmtree(out / "work", ignore_errors=True)  # class pictures of a run that was stopped
-        learned, change, noun = fit_to(subject, change, noun, out / "photos")
-        for step, seconds, sd in learn_subject(script, change, learned, str(out / "work")):
+        learned, noun, stages = fit_to(subject, noun, stages, out / "photos")
+        for step, seconds, sd in learn_subject(stages, learned, str(out / "work")):
             if on_the_way and step in LOOKS:
                 look, _ = measure(judge, sd, noun, subject, scales, images=1, steps=10)
                 looks.append(look | {"step": step, "seconds": seconds})
         result, drawn = measure(judge, sd, noun, subject, scales)
-        if script is attn_dreambooth:
+        if any(script is attn_dreambooth for script, _ in stages):
             result["attention"] = nearness_of_attention(sd, subject)
         looks.append(result | {"step": step, "seconds": seconds})
         results[experiment] = looks[-1] | {"looks": looks, "people": len(scales)}
@@ -198,9 +209,19 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 BEGIN, END = "<!-- written by compare.py --claims -->", "<!-- so far -->"
 
 
+def rounded(value):
+    """The same with three decimals, for a file that people keep."""
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
 def decide_claims(a):
-    """Measures what the claims need, and prints and writes their tables."""
-    judge, texts, report = Judge.load(), [], []
+    """Measures all experiments (quick: those of some claims), and prints and writes the tables of
+    claims, and all results in a file beside them."""
+    judge, texts, report, found = Judge.load(), [], [], {}
     strangers = [draw_stranger(100 + i, a.out / "photos") for i in range(2 if a.quick else 20)]
     shipped = [shipped_subject(name) for name in REPORTED[:2 if a.quick else None]]
     for claims, subjects, known, folder in (
@@ -208,11 +229,11 @@ def decide_claims(a):
             (CLAIMS_OF_FACES, strangers, OF_FACES, "faces")):
         if a.quick:
             claims = [claim for claim in claims if {claim.first, claim.second} <= QUICK]
-        experiments = {name: known[name] for name in experiments_of(claims)}
+            known = {name: known[name] for name in experiments_of(claims)}
         out = a.out / folder
         out.mkdir(exist_ok=True)
-        results = measure_all(judge, subjects, experiments, out, folder == "faces")
-        text, rows = table_of_claims(claims, results)
+        found[folder] = measure_all(judge, subjects, known, out, folder == "faces")
+        text, rows = table_of_claims(claims, found[folder])
         texts.append(text)
         report += rows
     counts = Counter(row["verdict"] for row in report)
@@ -224,6 +245,7 @@ def decide_claims(a):
         before, _, rest = RESULTS.read_text("utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
         save_text("\n\n".join([before + BEGIN, *texts, END + after]), RESULTS)
+        save_text(json.dumps(rounded(found)), RESULTS.with_suffix(".json"))
 
 
 def parse_arguments():
@@ -252,7 +274,8 @@ def parse_arguments():
     if a.faces:
         known = default = dict(OF_FACES)
         for file in a.hypernetwork:
-            known[f"HyperDreamBooth, {file}"] = hyperdreambooth, {"hypernetwork": file}, "sks {cls}"
+            known[f"HyperDreamBooth, {file}"] = (
+                "sks {cls}", (hyperdreambooth, {"hypernetwork": file}))
     asked = a.only or list(default)
     if unknown := set(asked) - set(known):
         p.error(f"--only {', '.join(unknown)}: some of {'; '.join(known)}")

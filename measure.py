@@ -122,18 +122,14 @@ def make_scale(judge, who):
 
 # === a method and a subject =======================================================================
 
-def learn_subject(method, change, subject, out):
-    """A method learns the subject: a script and what differs from its defaults, or several of both,
-    each of which goes on with the model that the one before leaves. Yields (step, seconds since the
-    start, the model) before training and after each step; without a script only the model as it
-    is."""
-    if method is None:
-        yield 0, 0.0, StableDiffusion.from_pretrained(TINY)
-        return
-    one = not isinstance(method, tuple)
-    scripts, changes = ((method,), (change,)) if one else (method, change)
+def learn_subject(stages, subject, out):
+    """The subject is learned by the methods of the stages, each a script and what differs from its
+    defaults, each with the model that the one before leaves. Yields (step, seconds since the start,
+    the model) before training and after each step; without a stage only the model as it is."""
     start, step, model = time.time(), 0, TINY
-    for script, change in zip(scripts, changes):
+    if not stages:
+        yield 0, 0.0, StableDiffusion.from_pretrained(model)
+    for i, (script, change) in enumerate(stages):
         settings = {"images": str(subject.photos), "class_name": subject.who.cls, "out": out,
                     "model": model, "seed": subject.seed}
         sd, cfg, photos = script.prepare(script.Config(**settings | change))
@@ -144,7 +140,7 @@ def learn_subject(method, change, subject, out):
             yield step, seconds, sd
             start = time.time() - seconds  # a look at the model does not count
             log = next(logs, None)
-        if script is not scripts[-1]:
+        if i + 1 < len(stages):
             model = f"{out}/model_before"
             sd.save(model)
 

@@ -76,21 +76,22 @@ def test_a_method_is_watched_from_before_its_first_step_to_its_last(tmp_path):
     """The clock stands while someone looks. Without a method there is the model as it is, once."""
     subject, steps, clock = draw_stranger(100, tmp_path), [], [0.0]
     change = {"steps": 2, "batch_size": 1}
-    for step, seconds, sd in learn_subject(hyperdreambooth, change, subject, str(tmp_path / "work")):
+    for step, seconds, sd in learn_subject([(hyperdreambooth, change)], subject, str(tmp_path / "work")):
         steps.append(step)
         clock.append(seconds)
         last = sd
     assert steps == [0, 1, 2] and clock == sorted(clock)
     assert len(last.lidb.added) == 2, "the guess and its finetuning"
-    [(step, seconds, sd)] = learn_subject(None, {}, subject, "")
+    [(step, seconds, sd)] = learn_subject([], subject, "")
     assert (step, seconds) == (0, 0.0) and same(weights(sd), weights(StableDiffusion.from_pretrained(TINY)))
 
 
 def test_a_method_can_go_on_with_what_another_learned(tmp_path):
     """The word is there, as it was learned, and the steps count on."""
     subject, seen = shipped_subject("cat"), {}
-    changes = ({"steps": 2, "batch_size": 1}, {"steps": 2, "batch_size": 1, "prior_weight": 0.0, "token": "<it>"})
-    for step, seconds, sd in learn_subject((textual_inversion, dreambooth), changes, subject, str(tmp_path / "work")):
+    few = {"steps": 2, "batch_size": 1}
+    stages = [(textual_inversion, few), (dreambooth, few | {"prior_weight": 0.0, "token": "<it>"})]
+    for step, seconds, sd in learn_subject(stages, subject, str(tmp_path / "work")):
         [word] = sd.tokenizer.encode("<it>")
         seen.setdefault(step, []).append(sd.text.table.weight[word].detach().clone())
     assert [*seen] == [0, 1, 2, 3, 4] and len(seen[2]) == 2
@@ -99,11 +100,11 @@ def test_a_method_can_go_on_with_what_another_learned(tmp_path):
 
 def test_an_experiment_is_fitted_to_its_subject(tmp_path):
     subject = shipped_subject("cat")
-    learned, change, noun = fit_to(subject, {"class_name": "{other}"}, "sks {other}", tmp_path)
-    assert (learned, change, noun) == (subject, {"class_name": "dog"}, "sks dog")
-    learned, change, noun = fit_to(subject, {"photos": 3}, "<it>", tmp_path)
+    learned, noun, stages = fit_to(subject, "sks {other}", [(dreambooth, {"class_name": "{other}"})], tmp_path)
+    assert (learned, noun, stages) == (subject, "sks dog", [(dreambooth, {"class_name": "dog"})])
+    learned, noun, stages = fit_to(subject, "<it>", [(textual_inversion, {"photos": 3})], tmp_path)
     photos, own = load_pictures(learned.photos), load_pictures(subject.photos)
-    assert change == {} and len(photos) == 3
+    assert stages == [(textual_inversion, {})] and len(photos) == 3
     judge = Judge.load()
     scale = make_scale(judge, subject.who)
     assert scale.likeness(judge.vectors(photos)) > 0.8
@@ -218,25 +219,16 @@ def test_what_are_no_results_is_no_traceback(tmp_path, monkeypatch, capsys, text
     assert ended.value.code == 2 and "results.json" in capsys.readouterr().err
 
 
-def test_every_method_is_compared_with_its_defaults():
-    """But for what an experiment is about."""
-    changed = {name: change for name, (_, change, _) in (EXPERIMENTS | ABLATIONS | OF_FACES).items() if change}
-    assert changed == {
-        "DreamBooth without the prior": {"prior_weight": 0.0},
-        "DreamBooth, another class's noun": {"class_name": "{other}"},
-        "DreamBooth, a noun that means nothing": {"class_name": "zwx"},
-        "DreamBooth, cross-attention alone": {"layers": "cross-attention"},
-        "DreamBooth without the text encoder": {"train_text_encoder": False},
-        "DreamBooth, a common word": {"token": "white"}, "DreamBooth, three times the steps": {"steps": 900},
-        "Textual Inversion, a tenth of the rate": {"lr": 3e-3}, "Textual Inversion, 4 vectors": {"vectors": 4},
-        "Textual Inversion, 1 photo": {"photos": 1}, "Textual Inversion, 5 photos": {"photos": 5},
-        "Textual Inversion, 16 photos": {"photos": 16},
-        "Textual Inversion, then DreamBooth": ({}, {"token": "<it>"}), "HyperDreamBooth, rank 1": {"rank": 1},
-        "DreamBooth, thrifty": {"memory": "thrifty"}, "DreamBooth, lean": {"memory": "lean"},
-        "AttnDreamBooth without the penalty": {"attn_weight": 0.0},
-        "AttnDreamBooth without stage 1": {"stages": "23"}, "AttnDreamBooth without stage 2": {"stages": "13"},
-        "AttnDreamBooth without stage 3": {"stages": "12"}, "AttnDreamBooth, the fast variant": {"fast": True},
-        "hypernetwork alone": {"steps": 0}, "finetuning alone": {"hypernetwork": "none"},
-        "HyperDreamBooth, 100 steps": {"steps": 100}}
-    three_times, tenth = dreambooth.SETTINGS["steps"][0] * 3, textual_inversion.SETTINGS["lr"][0] / 10
-    assert (three_times, tenth) == (900, pytest.approx(3e-3)), "what the names of two experiments say"
+def test_every_experiment_differs_from_its_method_in_one_setting():
+    """And that one is not the default. "photos" is no setting of a method: it gives it others."""
+    known = EXPERIMENTS | ABLATIONS | OF_FACES
+    assert all(change == {} for _, *stages in EXPERIMENTS.values() for _, change in stages)
+    for name, (_, *stages) in (ABLATIONS | OF_FACES).items():
+        changed = [(script, setting, value) for script, change in stages for setting, value in change.items()]
+        assert len(changed) == (name not in ("Textual Inversion", "DreamBooth", "LoRA DreamBooth", "HyperDreamBooth"))
+        for script, setting, value in changed:
+            default = script.SETTINGS.get(setting, (getattr(script.Config, setting, None),))[0]
+            assert setting == "photos" or value != default, name
+    [(_, tenth)], [(_, third)] = (known[f"Textual Inversion, a {part} of the rate"][1:] for part in ("tenth", "third"))
+    rate = textual_inversion.SETTINGS["lr"][0]
+    assert (10 * tenth["lr"], 3 * third["lr"]) == (pytest.approx(rate), pytest.approx(rate))
