@@ -86,6 +86,7 @@ def test_verdicts_go_into_the_results_and_nothing_else_is_lost(tmp_path, monkeyp
     assert "old" not in written and written.count("DreamBooth, table 1 |") == 2
     assert len(asked) == 2 + 20 and {count for _, count in asked} == {len(EXPERIMENTS | ABLATIONS), len(OF_FACES)}
     kept = json.loads((tmp_path / "RESULTS.json").read_text())
-    assert len(kept["subjects"]) == 2 and len(kept["faces"]) == 20 and kept["subjects"]["cat2"]["DreamBooth"]["pres"] == 0.1
+    assert len(kept["subjects"]) == 2 and len(kept["faces"]) == 20
+    assert kept["subjects"]["cat2"]["DreamBooth"]["pres"] == 0.1
     rows = json.loads((tmp_path / "claims.json").read_text())
     assert len(rows) == len(CLAIMS) + len(CLAIMS_OF_FACES)
