@@ -7,6 +7,7 @@ import pytest
 from tiny_world import damage
 from tiny_world.damage import KINDS, UNSEEN, CarelessPen, damaged
 from tiny_world.draw import draw
+from tiny_world.figures import figure
 from tiny_world.world import CLASSES, TRAITS, Scene, random_identity, random_scene
 
 ALL = (*KINDS, UNSEEN)
@@ -109,3 +110,16 @@ def test_only_what_every_individual_has_is_left_out(cls):
 def test_an_unknown_kind_is_an_error():
     with pytest.raises(KeyError, match="melted"):
         damaged(plain("cat", 1), "melted", 0)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("finish", ["wet", "shiny"])
+def test_what_is_left_of_a_figure_can_be_wet_or_shiny(cls, finish):
+    """No part at all, or one alone, which may be too thin for a drop."""
+    scene = replace(plain(cls, 1), finish=finish)
+    whole = CarelessPen(scene)
+    figure(scene, whole)
+    parts = range(len(whole.parts))
+    for kept in (None, 0, min(parts, key=lambda i: whole.parts[i][0])):
+        rest = figure(scene, CarelessPen(scene, {i: [] for i in parts if i != kept}))
+        assert not np.array_equal(rest, whole.layer)

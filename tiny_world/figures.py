@@ -129,7 +129,7 @@ def wet(layer, rng):
     ctx = ImageDraw.Draw(layer)
     solid = np.asarray(alpha.filter(ImageFilter.MinFilter(9)))
     ys, xs = np.nonzero(solid[:y1 - 12])
-    for k in rng.integers(len(xs), size=8):
+    for k in rng.integers(len(xs), size=8) if len(xs) else ():  # a rope alone holds no drops
         x, y, s = int(xs[k]), int(ys[k]), 4.6 + 2 * rng.random()
         drop = [(x, y - 2.6 * s), (x + s, y - 0.2 * s), (x + 0.7 * s, y + 0.8 * s), (x, y + 1.1 * s),
                 (x - 0.7 * s, y + 0.8 * s), (x - s, y - 0.2 * s)]
@@ -150,6 +150,7 @@ def figure(scene, pen=None):
     fit = DRAW[scene.identity.cls](pen, pen.traits)
     if fit: dress(pen, fit)  # objects wear nothing
     rng = np.random.default_rng([scene.seed, 1])
+    if not pen.layer.getbbox(): return pen.layer  # all was left out (damage.py)
     if scene.finish == "shiny": return shiny(pen.layer, rng)
     if scene.finish == "wet": return wet(pen.layer, rng)
     return pen.layer
