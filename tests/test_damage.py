@@ -20,20 +20,20 @@ def plain(cls, seed):
 
 @pytest.mark.parametrize("kind", ALL)
 def test_the_same_arguments_give_the_same_picture_and_another_seed_another(kind):
-    scene = random_scene(np.random.default_rng(3), random_identity(7, "robot"))
+    scene = random_scene(np.random.default_rng(3), random_identity(7, "teapot"))
     pictures = [damaged(scene, kind, seed).tobytes() for seed in (0, 0, 1, 2)]
     assert pictures[0] == pictures[1] and len(set(pictures)) == 3
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_each_kind_differs_visibly_from_the_whole_drawing(cls):
-    """In one pixel of 64 at least, by a fifth of the whole range: what nobody can see, nobody can learn."""
+    """As if one pixel of a hundred had turned from black to white: what nobody can see, nobody can learn."""
     for seed in range(2):
         scene = plain(cls, seed)
         whole = np.asarray(draw(scene), int)
         for kind in ALL:
             apart = np.abs(np.asarray(damaged(scene, kind, seed), int) - whole).max(-1)
-            assert (apart > 48).mean() >= 1 / 64, (kind, seed)
+            assert apart.sum() >= 255 * 64 * 64 / 100, (kind, seed)
 
 
 def test_where_nothing_shows_much_the_search_ends_with_what_shows_most(monkeypatch):
@@ -42,9 +42,9 @@ def test_where_nothing_shows_much_the_search_ends_with_what_shows_most(monkeypat
 
     def visible(picture, whole):
         seen.append(picture.tobytes())
-        return 60 if len(seen) == 5 else 3
+        return 70 if len(seen) == 5 else 3
     monkeypatch.setattr(damage, "visible", visible)
-    assert damaged(plain("dog", 1), "moved", 0).tobytes() == seen[4] and 5 < len(seen) <= 100
+    assert damaged(plain("dog", 1), "moved", 0).tobytes() == seen[4] and 5 < len(seen) <= 30
 
 
 def test_the_scenery_is_as_it_was():

@@ -24,7 +24,7 @@ from torch import nn
 from command import check_state, read_state, run, write_state
 from files import UserError, load_tensors, save_tensors
 from stable_diffusion import TINY, StableDiffusion
-from tiny_world.damage import KINDS, UNSEEN, damaged
+from tiny_world.damage import CLEAR, KINDS, UNSEEN, damaged
 from tiny_world.draw import draw_all
 from tiny_world.judge import (HALF_IS_FAST, Block, as_input, augment, contrastive, convert,
                               draw_photos, individuals, is_kept, keep_pictures, mean_error_rate,
@@ -32,7 +32,7 @@ from tiny_world.judge import (HALF_IS_FAST, Block, as_input, augment, contrastiv
 from tiny_world.world import CLASSES, HELD_OUT
 
 FILE = Path(__file__).parent / "critic.safetensors"
-PEOPLE = 400    # individuals of each class that it learns to tell apart,
+PEOPLE = 1000   # individuals of each class that it learns to tell apart,
 VIEWS = 3       # and photos of each
 EMBEDDING = 64
 
@@ -97,16 +97,22 @@ def damage_all(scenes, kinds, seed, others):
         return np.stack(pool.map(damage_bytes, jobs, chunksize=32))
 
 
+def bare(scenes):
+    """The same without hats, and neither wet nor shiny: all that it will ever mark."""
+    return [replace(scene, finish="", accessory="") for scene in scenes]
+
+
 def material(work, vae):
-    """{"whole", "whole_vae", "damaged", "damaged_vae"}: (pictures, 64, 64, 3) bytes each, the same
-    scenes in the same order."""
-    scenes = individuals(21, 5 * HELD_OUT, PEOPLE, VIEWS, twins=True)
+    """{"whole", "damaged"}: (pictures, 64, 64, 3) bytes each, the same scenes in the same order,
+    through the VAE, as all it will ever mark."""
+    scenes = bare(individuals(21, 5 * HELD_OUT, PEOPLE, VIEWS, twins=True))
     path = work / "pictures.npz"
-    about = f"{len(scenes)} drawings, scale {vae.config.scaling_factor}"
+    about = f"{len(scenes)} drawings, damage {CLEAR}, scale {vae.config.scaling_factor}"
     if not is_kept(path, about):
-        drawn = {"whole": np.stack([*draw_all(scenes)]),
-                 "damaged": damage_all(scenes, KINDS, 22, 6 * HELD_OUT)}
-        keep_pictures(path, about, drawn, vae)
+        whole = np.stack([*draw_all(scenes)])
+        broken = damage_all(scenes, KINDS, 22, 6 * HELD_OUT)
+        keep_pictures(path, about, {"whole": through_the_vae(whole, vae),
+                                    "damaged": through_the_vae(broken, vae)})
     return dict(np.load(path))
 
 
@@ -116,12 +122,10 @@ def draw_batch(step, pictures):
     """A step's pictures (b, 3, 64, 64): 48 photos of 16 individuals, any 48 whole ones, and those
     damaged; and their numbers: (48,) of the first, (48,) of the others."""
     rng = np.random.default_rng([23, step])
-    vae = "_vae" if rng.random() < 0.6 else ""
     photos = draw_photos(rng, PEOPLE, VIEWS, 3)
     pairs = rng.integers(len(pictures["whole"]), size=48)
-    x = torch.cat([as_input(pictures["whole" + vae][photos]),
-                   as_input(pictures["whole" + vae][pairs]),
-                   as_input(pictures["damaged" + vae][pairs])])
+    x = torch.cat([as_input(pictures["whole"][photos]), as_input(pictures["whole"][pairs]),
+                   as_input(pictures["damaged"][pairs])])
     return augment(x, rng, 0.4), photos, pairs  # soft or grainy alone is no damage
 
 
@@ -180,7 +184,7 @@ def examine(critic, vae):
     """Shares of right answers in percent, on individuals it has never seen, through the VAE as all
     it will ever mark: whole figures, each kind of damage, a kind it was not trained on; and the
     equal error rate of identity, the classes' mean."""
-    scenes = [replace(scene, finish="", accessory="") for scene in individuals(31, 2000, 60, 1)]
+    scenes = bare(individuals(31, 2000, 60, 1))
     pictures = np.stack([*draw_all(scenes)])
     _, whole, _ = critic.look(through_the_vae(pictures, vae))
     report = {"whole": 100 * (whole > 0.5).float().mean().item()}
@@ -189,7 +193,7 @@ def examine(critic, vae):
         _, whole, _ = critic.look(through_the_vae(pictures, vae))
         report[kind] = 100 * (whole < 0.5).float().mean().item()
     for name, twins in (("identity EER", False), ("identity EER, twins", True)):
-        photos = np.stack([*draw_all(individuals(41, 7000, 40, 4, twins))])
+        photos = np.stack([*draw_all(bare(individuals(41, 7000, 40, 4, twins)))])
         _, _, vectors = critic.look(through_the_vae(photos, vae))
         report[name] = mean_error_rate(vectors, 40, 4)
     return report

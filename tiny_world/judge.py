@@ -219,12 +219,10 @@ def is_kept(path, about):
     return path.exists() and str(np.load(path)["about"]) == about
 
 
-def keep_pictures(path, about, drawn, vae):
-    """{name: (pictures, 64, 64, 3) bytes} into one file, with name_vae for each: the same through
-    the VAE. The file is whole or not there."""
+def keep_pictures(path, about, pictures):
+    """{name: (pictures, 64, 64, 3) bytes} into one file, which is whole or not there."""
     beside = path.with_name("partial.npz")
-    through = {name + "_vae": through_the_vae(pictures, vae) for name, pictures in drawn.items()}
-    np.savez(beside, about=about, **drawn, **through)
+    np.savez(beside, about=about, **pictures)
     os.replace(beside, path)
 
 
@@ -239,7 +237,8 @@ def material(work, vae):
     about = f"{len(kinds)} and {len(views)} drawings, scale {vae.config.scaling_factor}"
     if not is_kept(path, about):
         drawn = {"kinds": np.stack([*draw_all(kinds)]), "views": np.stack([*draw_all(views)])}
-        keep_pictures(path, about, drawn, vae)
+        keep_pictures(path, about, drawn | {name + "_vae": through_the_vae(pictures, vae)
+                                            for name, pictures in drawn.items()})
     truth = {"kinds": torch.tensor([answers(scene) for scene in kinds]),
              "views": torch.tensor([answers(scene) for scene in views])}
     return dict(np.load(path)), truth, about
