@@ -209,15 +209,6 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 BEGIN, END = "<!-- written by compare.py --claims -->", "<!-- so far -->"
 
 
-def rounded(value):
-    """The same with three decimals, for a file that people keep."""
-    if isinstance(value, dict):
-        return {name: rounded(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [rounded(one) for one in value]
-    return round(value, 3) if isinstance(value, float) else value
-
-
 def decide_claims(a):
     """Measures all experiments (quick: those of some claims), and prints and writes the tables of
     claims, and all results in a file beside them."""
@@ -245,7 +236,8 @@ def decide_claims(a):
         before, _, rest = RESULTS.read_text("utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
         save_text("\n\n".join([before + BEGIN, *texts, END + after]), RESULTS)
-        save_text(json.dumps(rounded(found)), RESULTS.with_suffix(".json"))
+        found = json.loads(json.dumps(found), parse_float=lambda number: round(float(number), 3))
+        save_text(json.dumps(found), RESULTS.with_suffix(".json"))
 
 
 def parse_arguments():

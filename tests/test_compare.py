@@ -219,6 +219,32 @@ def test_what_are_no_results_is_no_traceback(tmp_path, monkeypatch, capsys, text
     assert ended.value.code == 2 and "results.json" in capsys.readouterr().err
 
 
+def test_every_method_is_compared_with_its_defaults():
+    """But for what an experiment is about."""
+    known = EXPERIMENTS | ABLATIONS | OF_FACES
+    changed = {name: [change for _, change in stages] for name, (_, *stages) in known.items()
+               if any(change for _, change in stages)}
+    assert changed.pop("Textual Inversion, then DreamBooth") == [{}, {"token": "<it>"}]
+    assert {name: change for name, [change] in changed.items()} == {
+        "DreamBooth, 100 steps": {"steps": 100}, "DreamBooth, 900 steps": {"steps": 900},
+        "DreamBooth without the prior": {"prior_weight": 0.0},
+        "DreamBooth, another class's noun": {"class_name": "{other}"},
+        "DreamBooth, a noun that means nothing": {"class_name": "zwx"},
+        "DreamBooth, cross-attention alone": {"layers": "cross-attention"},
+        "DreamBooth without the text encoder": {"train_text_encoder": False},
+        "DreamBooth, a common word": {"token": "white"},
+        "DreamBooth, thrifty": {"memory": "thrifty"}, "DreamBooth, lean": {"memory": "lean"},
+        "LoRA DreamBooth, rank 1": {"rank": 1}, "LoRA DreamBooth, rank 16": {"rank": 16},
+        "Textual Inversion, a tenth of the rate": {"lr": 3e-3}, "Textual Inversion, a third of the rate": {"lr": 1e-2},
+        "Textual Inversion, 4 vectors": {"vectors": 4}, "Textual Inversion, 1 photo": {"photos": 1},
+        "Textual Inversion, 5 photos": {"photos": 5}, "Textual Inversion, 16 photos": {"photos": 16},
+        "AttnDreamBooth without the penalty": {"attn_weight": 0.0},
+        "AttnDreamBooth without stage 1": {"stages": "23"}, "AttnDreamBooth without stage 2": {"stages": "13"},
+        "AttnDreamBooth without stage 3": {"stages": "12"}, "AttnDreamBooth, the fast variant": {"fast": True},
+        "hypernetwork alone": {"steps": 0}, "finetuning alone": {"hypernetwork": "none"},
+        "HyperDreamBooth, 100 steps": {"steps": 100}, "HyperDreamBooth, rank 1": {"rank": 1}}
+
+
 def test_every_experiment_differs_from_its_method_in_one_setting():
     """And that one is not the default. "photos" is no setting of a method: it gives it others."""
     known = EXPERIMENTS | ABLATIONS | OF_FACES
@@ -232,3 +258,4 @@ def test_every_experiment_differs_from_its_method_in_one_setting():
     [(_, tenth)], [(_, third)] = (known[f"Textual Inversion, a {part} of the rate"][1:] for part in ("tenth", "third"))
     rate = textual_inversion.SETTINGS["lr"][0]
     assert (10 * tenth["lr"], 3 * third["lr"]) == (pytest.approx(rate), pytest.approx(rate))
+    assert dreambooth.SETTINGS["steps"][0] * 3 == 900, "the claim of too many steps is of three times as many"

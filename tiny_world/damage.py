@@ -20,6 +20,7 @@ Each is checked on the finished picture: damage that can hardly be seen is done 
 """
 import argparse
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -91,12 +92,18 @@ def choose_shifts(kind, rng):
     return [elsewhere] if kind == "moved" else [(0.0, 0.0), elsewhere]
 
 
-def careless(scene, kind, rng):
-    """The figure with parts left out, moved or doubled."""
+@lru_cache(maxsize=1)  # asked again at each try
+def parts_of(scene):
+    """How large each part of the figure is, and whether every individual has it."""
     whole = CarelessPen(scene)
     figure(scene, whole)
+    return whole.parts
+
+
+def careless(scene, kind, rng):
+    """The figure with parts left out, moved or doubled."""
     large = []
-    for i, (size, needed) in enumerate(whole.parts):
+    for i, (size, needed) in enumerate(parts_of(scene)):
         must_be = needed and size > MAY_LACK.get(scene.identity.cls, 0.0)
         if size > 0.1 and (must_be or kind != "left out"):
             large.append(i)

@@ -150,7 +150,6 @@ def figure(scene, pen=None):
     fit = DRAW[scene.identity.cls](pen, pen.traits)
     if fit: dress(pen, fit)  # objects wear nothing
     rng = np.random.default_rng([scene.seed, 1])
-    if not pen.layer.getbbox(): return pen.layer  # all was left out (damage.py)
-    if scene.finish == "shiny": return shiny(pen.layer, rng)
-    if scene.finish == "wet": return wet(pen.layer, rng)
+    if scene.finish and pen.layer.getbbox():  # nothing is there if all was left out (damage.py)
+        return {"shiny": shiny, "wet": wet}[scene.finish](pen.layer, rng)
     return pen.layer
