@@ -46,6 +46,9 @@ VALUES = {  # of the first and the second experiment's result with a subject
     "DIV": lambda a, b: a["div"] - b["div"],
     "length of the word": lambda a, b: a["length"] - b["length"],
     "attention": lambda a, b: a["attention"] - b["attention"],
+    # both differences multiplied: above 0 where they have the same sign
+    "attention x obedience": lambda a, b: ((a["attention"] - b["attention"])
+                                           * (a["obedience"] - b["obedience"])),
     "25 times faster (log10)": faster_than(25),
     "125 times faster (log10)": faster_than(125),
 }
@@ -96,6 +99,8 @@ CLAIMS = (
           ADB, f"{ADB} without the penalty", "product"),
     Claim(f"{ADB}, method", "the penalty brings the two words' attention together",
           ADB, f"{ADB} without the penalty", "attention"),
+    Claim(f"{ADB}, method", "where they come nearer, obedience rises",
+          ADB, f"{ADB} without the penalty", "attention x obedience"),
     Claim(f"{ADB}, its code", "the fast variant comes close",
           f"{ADB}, the fast variant", ADB, "product", margin=0.1),
 )
@@ -104,6 +109,11 @@ CLAIMS_OF_FACES = (
           HDB, "finetuning alone", "likeness"),
     Claim(f"{HDB}, ablations", "the whole beats the network alone",
           HDB, "hypernetwork alone", "likeness"),
+    Claim(f"{HDB}, method", "several guesses beat one",
+          "hypernetwork alone", "hypernetwork alone, one guess", "likeness"),
+    Claim(f"{HDB}, section 4.2", "the distance to each person's own theta helps",
+          "hypernetwork alone, 1,024 people, two terms",
+          "hypernetwork alone, 1,024 people, one term", "likeness"),
     Claim(f"{HDB}, method", "a LoRA of higher rank beats rank 1",
           HDB, "HyperDreamBooth, rank 1", "likeness"),
     Claim(f"{HDB}, abstract", "25 times faster than DreamBooth, at equal likeness",
@@ -115,11 +125,6 @@ CLAIMS_OF_FACES = (
     Claim(f"{HDB}, comparison", "not worse than LoRA DreamBooth",
           HDB, "LoRA DreamBooth", "product", margin=0.1),
 )
-
-
-def experiments_of(claims):
-    """The names of all experiments that these claims need, each once."""
-    return list(dict.fromkeys(name for claim in claims for name in (claim.first, claim.second)))
 
 
 def decide(claim, results, rng):

@@ -34,7 +34,7 @@ import dreambooth
 import hyperdreambooth
 import lora_dreambooth
 import textual_inversion
-from claims import CLAIMS, CLAIMS_OF_FACES, experiments_of, table_of_claims
+from claims import CLAIMS, CLAIMS_OF_FACES, table_of_claims
 from command import run
 from files import UserError, claim, read_json, save_text
 from measure import (draw_photos, draw_stranger, learn_subject, make_scale, measure, questions,
@@ -97,6 +97,12 @@ OF_FACES = {
     "HyperDreamBooth, 100 steps": ("sks {cls}", (hyperdreambooth, {"steps": 100})),
     "HyperDreamBooth, rank 1": ("sks {cls}", (hyperdreambooth, {"rank": 1})),
     "LoRA DreamBooth": ("sks {cls}", (lora_dreambooth, {})),
+}
+LEARNED = {  # of faces too, by --only or --claims, after learn_hypernetwork.py as in RESULTS.md
+    f"hypernetwork alone, {name}": ("sks {cls}", (hyperdreambooth, {
+        "steps": 0, "hypernetwork": f"runs/{folder}/hypernetwork.safetensors"}))
+    for name, folder in (("one guess", "one_guess"), ("1,024 people, one term", "one_term"),
+                         ("1,024 people, two terms", "two_terms"))
 }
 
 
@@ -209,6 +215,12 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 BEGIN, END = "<!-- written by compare.py --claims -->", "<!-- so far -->"
 
 
+def is_learned(experiment):
+    """Its hypernetwork's file is there, if it has one of its own."""
+    files = [change.get("hypernetwork", "none") for _, change in experiment[1:]]
+    return all(file == "none" or Path(file).exists() for file in files)
+
+
 def decide_claims(a):
     """Measures all experiments (quick: those of some claims), and prints and writes the tables of
     claims, and all results in a file beside them."""
@@ -217,14 +229,17 @@ def decide_claims(a):
     shipped = [shipped_subject(name) for name in REPORTED[:2 if a.quick else None]]
     for claims, subjects, known, folder in (
             (CLAIMS, shipped, EXPERIMENTS | ABLATIONS, "subjects"),
-            (CLAIMS_OF_FACES, strangers, OF_FACES, "faces")):
-        if a.quick:
-            claims = [claim for claim in claims if {claim.first, claim.second} <= QUICK]
-            known = {name: known[name] for name in experiments_of(claims)}
+            (CLAIMS_OF_FACES, strangers, OF_FACES | LEARNED, "faces")):
+        ready = {name: one for name, one in known.items()
+                 if is_learned(one) and (name in QUICK or not a.quick)}
+        asked = [claim for claim in claims if {claim.first, claim.second} <= {*ready}]
+        if not a.quick:
+            for left in [claim for claim in claims if claim not in asked]:
+                print(f"left out, as its hypernetwork is not there: {left.says}")
         out = a.out / folder
         out.mkdir(exist_ok=True)
-        found[folder] = measure_all(judge, subjects, known, out, folder == "faces")
-        text, rows = table_of_claims(claims, found[folder])
+        found[folder] = measure_all(judge, subjects, ready, out, folder == "faces")
+        text, rows = table_of_claims(asked, found[folder])
         texts.append(text)
         report += rows
     counts = Counter(row["verdict"] for row in report)
@@ -254,7 +269,7 @@ def parse_arguments():
     p.add_argument("--hypernetwork", nargs="+", default=[], metavar="FILE",
                    help="with --faces: others beside the shipped one")
     p.add_argument("--only", nargs="+", metavar="METHOD",
-                   help="; ".join(EXPERIMENTS | ABLATIONS | OF_FACES))
+                   help="; ".join(EXPERIMENTS | ABLATIONS | OF_FACES | LEARNED))
     p.add_argument("--resume", action="store_true",
                    help="keep what results.json has already")
     p.add_argument("--out", help="results.json and the pictures; default: runs/compare, for faces "
@@ -264,10 +279,11 @@ def parse_arguments():
         p.error("--faces COUNT is 1 or more, and --hypernetwork goes with it")
     known, default = EXPERIMENTS | ABLATIONS, EXPERIMENTS
     if a.faces:
-        known = default = dict(OF_FACES)
+        known, default = OF_FACES | LEARNED, dict(OF_FACES)
         for file in a.hypernetwork:
-            known[f"HyperDreamBooth, {file}"] = (
+            default[f"HyperDreamBooth, {file}"] = (
                 "sks {cls}", (hyperdreambooth, {"hypernetwork": file}))
+        known |= default
     asked = a.only or list(default)
     if unknown := set(asked) - set(known):
         p.error(f"--only {', '.join(unknown)}: some of {'; '.join(known)}")
