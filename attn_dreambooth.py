@@ -7,22 +7,23 @@ for it, then what it looks like.
 
 The idea: Textual Inversion packs a whole subject into one vector, which then shouts down the rest
 of the prompt; DreamBooth's word says nothing, so the UNet attaches the subject to whatever is in
-the sentence. In both the cross-attention of the new word [V] looks at the wrong places. "a photo of
-a [V] dog" should work as "a photo of a brown dog" does: [V] looks where "dog" looks. So three short
-stages, one after the other, each with its own trained numbers:
+the sentence. In cross-attention each position of the picture looks at the words, and in both
+methods the wrong positions look at the new word [V]. "a photo of a [V] dog" should work as "a photo
+of a brown dog" does: the positions that look at "dog" look at [V] too. So three short stages, one
+after the other, each with its own trained numbers:
 
     stage  trained                               what it is for
     1      the vector of [V]                     the word fits into sentences; it knows little yet
-    2      the cross-attention layers (attn2)    [V] looks at the subject, and only there
+    2      the cross-attention layers (attn2)    the subject's positions look at [V], no others do
     3      the whole UNet                        the looks of the subject
 
-Over the cross-attention maps A (head, position, token) of every layer, a penalty pulls two numbers
-of the map of [V] towards its category's, how much the word is looked at and how unevenly; it does
-not compare where:
+With A_V and A_dog the attention that all heads and positions of a layer give to the two words, a
+penalty pulls mean and variance of A_V towards those of A_dog: how much a word is looked at and how
+unevenly. It does not compare where:
 
     loss = E |eps - eps_theta(x_t, t, "a photo of a [V] dog")|^2
-         + mean over layers  sum over the batch  lambda_mean (mean A_V - mean A_dog)^2
-                                                 + lambda_var (var A_V - var A_dog)^2
+         + mean over layers, sum over the batch, of  lambda_mean (mean A_V - mean A_dog)^2
+                                                   + lambda_var (var A_V - var A_dog)^2
 
 Follows the official code, which is the fuller description, in every detail of the penalty:
     - it is summed over the batch, not averaged: its weight grows with the batch size
@@ -38,7 +39,7 @@ Different: photos are drawn with replacement, rotated with bilinear and resized 
 sampling (there without, nearest and bilinear). On the tiny world the first stage is the longest,
 and its word does know the subject (notebook 07).
 Simplified: pictures are shown after 25 steps of sampling, not 50.
-Not here: several new words, half precision weights, its evaluation.
+Not here: several new words, its evaluation.
 """
 import re
 from dataclasses import dataclass, replace
@@ -61,7 +62,7 @@ from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 @dataclass
 class Config:
-    model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    model: str = TINY                 # a diffusers folder, a .safetensors file, or a hub name
     revision: str = ""                # branch or commit of a model on the hub
     variant: str = ""                 # fp16: the weights' files of that name
     images: str = ""                  # folder with 3 to 6 photos; "": the tiny world's cat
@@ -70,9 +71,9 @@ class Config:
     fast: bool = False                # a shorter third stage; a little worse on long prompts
     stages: str = "123"               # which stages run; leave one out to see what it is for
     attn_weight: float = 1.0          # times both lambdas; 0 turns the penalty off
-    steps: int = None                 # of every stage; None: what its Stage has
-    lr: float = None                  # of every stage; None: what its Stage has
-    batch_size: int = None            # in every stage; None: what its Stage has
+    steps: int = None                 # of every stage; None: each has its own (LARGE_STAGES)
+    lr: float = None                  # of every stage; None: the same
+    batch_size: int = None            # of every stage; None: the same
     augment: bool = None              # photos rotated, mirrored, cropped, another way each step
     size: int = None                  # side of the pictures in pixels; None: the model's own
     sampling_steps: int = None        # for the pictures before and after
@@ -81,7 +82,7 @@ class Config:
     device: str = "auto"
     dtype: str = "auto"               # float32, bfloat16 or float16, in which a GPU computes
                                       # faster; the weights stay
-                                      # float32
+                                      # float32, unless --memory lean
     out: str = "runs/attn_dreambooth"
     memory: str = None                # plain, thrifty or lean: see optimizer.py
     save_every: int = None            # steps between two states to resume from (up to 10 GB each
@@ -89,7 +90,7 @@ class Config:
     resume: bool = False              # go on from the state in `out`
 
 
-SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
+SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
     "augment":          (False,      True),
     "sampling_steps":   (25,         25),
     "memory":           ("plain",    "thrifty"),
@@ -123,8 +124,8 @@ PROMPTS = ("a {} in the snow", "a purple {}", "a {} wearing a santa hat")
 # === the method ===================================================================================
 
 class TwoColumns(list):
-    """For the UNet to leave its maps in: of each it keeps what concerns [V] and the category right
-    after. All columns of Stable Diffusion's would take half a gigabyte."""
+    """The list that the UNet leaves its maps in; of each it keeps two columns, of [V] and of the
+    category right after it. All of Stable Diffusion's would take half a gigabyte."""
 
     def __init__(self, place):
         super().__init__()
@@ -152,12 +153,12 @@ def attn_dreambooth_loss(sd, z, words, generator, place, stage):
     maps = TwoColumns(place) if penalised else None  # None: attention without its maps is faster
     eps = torch.randn(z.shape, generator=generator)                   # noise it
     t = torch.randint(sd.schedule.T, (len(z),), generator=generator)
-    both = torch.stack([sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)])
-    x_t, target = both.to(sd.device)                                  # one copy to a GPU
+    x_t, target = sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)
+    x_t, target = torch.stack([x_t, target]).to(sd.device)            # to a GPU in one copy
     output = sd.unet(x_t, t.to(sd.device), words, maps)               # predict, see the gazes
-    noise = F.mse_loss(output.float(), target)                        # compare
-    penalty = attention_penalty(maps, stage) if penalised else torch.zeros_like(noise)
-    return noise, penalty
+    mse = F.mse_loss(output.float(), target)                          # compare
+    penalty = attention_penalty(maps, stage) if penalised else torch.zeros_like(mse)
+    return mse, penalty
 
 
 def weights_of(stage, v, unet):
@@ -275,27 +276,26 @@ def train(sd, cfg, photos):
                 words = sd.read([prompt])                                      # (1, l, d)
 
         for step in range(first, stage.steps):
-            # A step's chance is its own: a resumed run needs no more than stage and step.
+            # Each step seeds a generator of its own: a resumed run needs only stage and step.
             seed = (cfg.seed * 10 + stage.number) * 1_000_003 + step
-            chance = torch.Generator().manual_seed(seed)
-            some = torch.randint(len(photos), (stage.batch_size,), generator=chance)
+            generator = torch.Generator().manual_seed(seed)
+            some = torch.randint(len(photos), (stage.batch_size,), generator=generator)
             with sd.autocast(cfg.dtype):
                 if cfg.augment:  # other squares at every step
-                    squares = [augment(reduced[i], cfg.size, chance) for i in some]
-                    z = sd.draw_latents(*sd.encode(squares), chance)           # (b, c, y, x)
+                    squares = [augment(reduced[i], cfg.size, generator) for i in some]
+                    z = sd.draw_latents(*sd.encode(squares), generator)        # (b, c, y, x)
                 else:
-                    z = sd.draw_latents(mean[some], std[some], chance)         # (b, c, y, x)
+                    z = sd.draw_latents(mean[some], std[some], generator)      # (b, c, y, x)
                 if stage.number == 1:
                     words = read_with(sd, tokens, [word], v)                   # (1, l, d)
-                noise, attention = attn_dreambooth_loss(
-                    sd, z, words.expand(len(z), -1, -1), chance, place, stage)
-                loss = noise + attention
+                mse, penalty = attn_dreambooth_loss(
+                    sd, z, words.expand(len(z), -1, -1), generator, place, stage)
+                loss = mse + penalty
             optimizer.backward(loss)
             norm = optimizer.step()
             if stage.number == 1:
                 sd.text.table.weight.data[word] = v.data[0]
-            log = read_log(cfg, counted + step + 1, norm, loss=loss, noise=noise,
-                           attention=attention)
+            log = read_log(cfg, counted + step + 1, norm, loss=loss, noise=mse, attention=penalty)
             yield log | {"stage": stage.number}
             # After the yield: what is drawn of a stage that has ended is there before its state.
             ended = step + 1 == stage.steps
@@ -328,9 +328,10 @@ def measure_gaze(sd, cfg, picture):
     mean, _ = sd.encode([picture])
     t = torch.arange(sd.schedule.T // 10, sd.schedule.T, sd.schedule.T // 5)   # 5 of them
     z = mean.expand(len(t), -1, -1, -1) * sd.vae.config.scaling_factor
-    chance, maps = torch.Generator().manual_seed(cfg.seed), []
-    x_t = sd.schedule.add_noise(z, torch.randn(z.shape, generator=chance), t)
-    sd.unet(x_t.to(sd.device), t.to(sd.device), sd.read([prompt]).expand(len(t), -1, -1), maps)
+    generator, maps = torch.Generator().manual_seed(cfg.seed), []
+    x_t = sd.schedule.add_noise(z, torch.randn(z.shape, generator=generator), t)
+    like, words = sd.unet.conv_in.weight, sd.read([prompt]).expand(len(t), -1, -1)
+    sd.unet(x_t.to(like), t.to(sd.device), words.to(like), maps)  # as it is: bfloat16, if lean
     total = torch.zeros(2, cfg.size, cfg.size)
     for attention in maps:                                                     # (5, h, n, l)
         two = attention[..., place:place + 2].float().mean((0, 1)).T.cpu()     # (2, n)
@@ -420,4 +421,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_flags(Config, __doc__)))
+    run(lambda: main(parse_flags(Config, __doc__, SETTINGS)))

@@ -11,6 +11,7 @@ said to be ahead. Its value for a subject is the difference, and the rule is the
 Where a paper says "as good as" or "nearly", the first may be behind by `margin`, which is said.
 """
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 
 import numpy as np
 
@@ -40,15 +41,23 @@ def faster_than(times):
     return lambda first, second: np.log10(seconds_until(second, first) / first["seconds"] / times)
 
 
+def difference(axis):
+    return lambda first, second: axis(first) - axis(second)
+
+
+def both_differences(first, second):
+    """Of attention and obedience, multiplied: above 0 where they have the same sign."""
+    return ((first["attention"] - second["attention"])
+            * (first["obedience"] - second["obedience"]))
+
+
 VALUES = {  # of the first and the second experiment's result with a subject
-    **{name: lambda a, b, axis=axis: axis(a) - axis(b) for name, axis in AXES.items()},
-    "PRES": lambda a, b: b["pres"] - a["pres"],  # lower is better
-    "DIV": lambda a, b: a["div"] - b["div"],
-    "length of the word": lambda a, b: a["length"] - b["length"],
-    "attention": lambda a, b: a["attention"] - b["attention"],
-    # both differences multiplied: above 0 where they have the same sign
-    "attention x obedience": lambda a, b: ((a["attention"] - b["attention"])
-                                           * (a["obedience"] - b["obedience"])),
+    **{name: difference(axis) for name, axis in AXES.items()},
+    "PRES": lambda first, second: second["pres"] - first["pres"],  # lower is better
+    "DIV": difference(itemgetter("div")),
+    "length of the word": difference(itemgetter("length")),
+    "attention": difference(itemgetter("attention")),
+    "attention x obedience": both_differences,
     "25 times faster (log10)": faster_than(25),
     "125 times faster (log10)": faster_than(125),
 }

@@ -59,7 +59,7 @@ def words(text):
     for piece in WORD.findall(text):
         # Python counts ², ½ and Ⅷ among the letters; for CLIP each is a number and stands alone.
         numbers = "".join(c for c in piece if unicodedata.category(c)[0] == "N")
-        yield from filter(None, re.split(f"([{numbers}])", piece)) if numbers else [piece]
+        yield from re.findall(f"[{numbers}]|[^{numbers}]+", piece) if numbers else [piece]
 
 
 class Tokenizer:
@@ -227,7 +227,7 @@ class CLIPTextConfig:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"   # SD 2: "gelu"
     layer_norm_eps: float = 1e-5
-    causal = True
+    causal = True  # no field, so no key of the file; vit.py's networks have False
 
 
 class CLIPAttention(nn.Module):
@@ -271,7 +271,8 @@ class CLIPLayer(nn.Module):
 
 
 class CLIPEmbeddings(nn.Module):
-    """A vector for the token plus a vector for its place."""
+    """A vector for the token, which CLIPText looks up so that others can take its place, plus a
+    vector for where it stands."""
 
     def __init__(self, config):
         super().__init__()

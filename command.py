@@ -42,9 +42,9 @@ def field_comments(config_class):
     return comments
 
 
-def parse_flags(config_class, description):
+def parse_flags(config_class, description, settings={}):
     """The command line as a Config: every field is a flag with its type, its default and its
-    comment."""
+    comment. settings: as `fill_in` has them."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     comments = field_comments(config_class)
@@ -52,8 +52,12 @@ def parse_flags(config_class, description):
         kind = {"type": field.type}
         if field.type is bool:
             kind = {"action": argparse.BooleanOptionalAction}
-        default = "by the model's size" if field.default is None else repr(field.default)
-        text = f"{comments[field.name]} (default: {default})".strip().replace("%", "%%")
+        default = f"(default: {field.default!r})"
+        if field.name in settings:
+            default = "(default: {}; Stable Diffusion: {})".format(*settings[field.name])
+        elif field.default is None:
+            default = ""  # the comment says what then
+        text = f"{comments[field.name]} {default}".strip().replace("%", "%%")
         parser.add_argument(flag(field.name), default=field.default, help=text, **kind)
     return config_class(**vars(parser.parse_args()))
 

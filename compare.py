@@ -123,8 +123,8 @@ def fit_to(subject, noun, stages, folder):
 
 
 def nearness_of_attention(sd, subject):
-    """How much the photos look at [V] and at its category: the log of their ratio, negative; 0 if
-    they look at both alike."""
+    """-|log(attention to [V] / attention to its category)|: 0 if the photos look at both alike,
+    lower the more they differ."""
     cfg = attn_dreambooth.Config(class_name=subject.who.cls, size=sd.size, seed=subject.seed)
     shares = [attn_dreambooth.measure_gaze(sd, cfg, photo).mean((1, 2))
               for photo in load_pictures(subject.photos)]

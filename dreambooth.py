@@ -21,9 +21,11 @@ Follows the paper: all UNet weights; a rare identifier before the class noun; la
 pictures by the ancestral sampler (ddpm) from the frozen model, with their own noise and t.
 Simplified: eps (or v) in place of the paper's x, as everyone does on Stable Diffusion; weight
 w_t = 1; one fixed prompt; 200 class pictures of 25 sampling steps, where the paper has about 1000;
-800 steps at 2e-6, where it has 1000 at 5e-6 on Stable Diffusion; gradients are clipped at 1.
-On Stable Diffusion weights, gradients and moments take 15 GB, and a step some more.
-Not here: 8-bit optimizers, several subjects at once, your own class photos, LoRA.
+800 steps at 2e-6, where it has 1000 at 5e-6 on Stable Diffusion; gradients are clipped at 1 with
+--memory plain, which takes 14 GB there at 512 pixels; with thrifty, the default there (7.4 GB), and
+lean (5.5 GB) they are not (optimizer.py).
+Not here: 8-bit optimizers, several subjects at once (RECIPES.md), your own class photos, LoRA
+(lora_dreambooth.py).
 """
 import json
 import sys
@@ -44,14 +46,14 @@ from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 @dataclass
 class Config:
-    model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    model: str = TINY                 # a diffusers folder, a .safetensors file, or a hub name
     revision: str = ""                # branch or commit of a model on the hub
     variant: str = ""                 # fp16: the weights' files of that name
     images: str = ""                  # folder with 3 to 6 photos; "": the tiny world's cat
     class_name: str = ""              # what the subject is; the wrong noun costs two fifths of the
                                       # likeness, no noun three (DINO, table 4)
     token: str = "sks"                # the identifier: a rare word, or <name> for a new one
-    steps: int = None                 # None, here and below: what SETTINGS has
+    steps: int = None                 # of training
     lr: float = None                  # 10 times more: noise and copies of the photos; 10 times
                                       # less: nothing is learned
     batch_size: int = None            # subject pictures a step; as many class pictures come on top
@@ -70,16 +72,16 @@ class Config:
     device: str = "auto"
     dtype: str = "auto"               # float32, bfloat16 or float16, in which a GPU computes
                                       # faster; the weights stay
-                                      # float32
+                                      # float32, unless --memory lean
     out: str = "runs/dreambooth"
     memory: str = None                # plain, thrifty or lean (optimizer.py): Stable Diffusion, 512
                                       # pixels: 14, 7.4, 5.5 GB, for cards of 24, 12, 8
-    save_every: int = None            # steps between two states to resume from (10 GB each for
-                                      # Stable Diffusion)
+    save_every: int = None            # steps between two states to resume from (Stable Diffusion:
+                                      # 10 GB each plain, 7 thrifty, 5 lean)
     resume: bool = False              # go on from the state in `out`
 
 
-SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
+SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
     "steps":               (300,    800),
     "lr":                  (4e-4,   2e-6),
     "train_text_encoder":  (True,   False),
@@ -101,10 +103,10 @@ def dreambooth_loss(sd, z, words, generator, prior_weight):
     """Eq. 2. z: latents (b, c, y, x), the subject's, then as many of the class; words: their
     prompts' vectors (b, l, d). Without a prior all of z is the subject's. Returns the loss and its
     two parts."""
-    eps = torch.randn(z.shape, generator=generator)                   # noise it, each by its own
+    eps = torch.randn(z.shape, generator=generator)                   # noise each by its own t
     t = torch.randint(sd.schedule.T, (len(z),), generator=generator)
-    both = torch.stack([sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)])
-    x_t, target = both.to(sd.device)                                  # one copy to a GPU
+    x_t, target = sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)
+    x_t, target = torch.stack([x_t, target]).to(sd.device)            # to a GPU in one copy
     output = sd.unet(x_t, t.to(sd.device), words)                     # predict
     error = (output.float() - target) ** 2                            # compare
     if not prior_weight:
@@ -130,7 +132,8 @@ def draw_class_latents(sd, cfg):
     for i in progress(range(0, count, together), f"class pictures, {together} at a time"):
         images = min(together, count - i)
         with sd.autocast(cfg.dtype):
-            *_, (_, z, _) = sd.walk(prompt, images=images, seed=cfg.seed + i, **how)
+            for _, z, _ in sd.walk(prompt, images=images, seed=cfg.seed + i, **how):
+                pass  # z: the last step's
         drawn.append(z.cpu())
     save_tensors({"z": torch.cat(drawn)}, path, {"asked": json.dumps(asked)})
     return torch.cat(drawn)
@@ -142,8 +145,8 @@ def bind_token(sd, token):
     if token in sd.tokenizer.added:
         return
     if token.startswith("<"):
-        table, chance = sd.text.table.weight.data, torch.Generator().manual_seed(0)
-        noise = torch.randn(1, table.shape[1], generator=chance).to(table)
+        table, generator = sd.text.table.weight.data, torch.Generator().manual_seed(0)
+        noise = torch.randn(1, table.shape[1], generator=generator).to(table)
         sd.add_word(token, table.mean(0) + table.std(0) * noise)
     elif (n := len(sd.tokenizer.encode(token))) != 1:
         print(f"--token {token} is {n} tokens, each with a meaning of its own; a rare one such as "
@@ -202,7 +205,10 @@ def train(sd, cfg, photos):
         mean, std = sd.encode([square(photo, cfg.size) for photo in photos])   # (photos, c, y, x)
     tokens = sd.tokenizer(prompts).to(sd.device)                               # (2, l)
 
-    sd.set_aside(*[] if cfg.random_crop else [sd.vae], *[] if cfg.train_text_encoder else [sd.text])
+    if not cfg.random_crop:
+        sd.set_aside(sd.vae)   # mean and std are all that it is needed for
+    if not cfg.train_text_encoder:
+        sd.set_aside(sd.text)  # words do not change
     trained = chosen_weights(sd, cfg)
     for weight in trained:
         weight.requires_grad_(True)
@@ -211,22 +217,22 @@ def train(sd, cfg, photos):
     first = load_state(cfg, trained, optimizer).get("step", 0)
 
     for step in range(first, cfg.steps):
-        # A step's chance is its own: a resumed run needs no more than the step's number.
-        chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
-        some = torch.randint(len(photos), (cfg.batch_size,), generator=chance)
+        # Each step seeds a generator of its own: a resumed run needs only the step's number.
+        generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
+        some = torch.randint(len(photos), (cfg.batch_size,), generator=generator)
         with sd.autocast(cfg.dtype):
             if cfg.random_crop:  # other squares at every step
-                crops = sd.encode([square(photos[i], cfg.size, chance) for i in some])
-                z = sd.draw_latents(*crops, chance)                            # (b, c, y, x)
+                crops = sd.encode([square(photos[i], cfg.size, generator) for i in some])
+                z = sd.draw_latents(*crops, generator)                         # (b, c, y, x)
             else:
-                z = sd.draw_latents(mean[some], std[some], chance)             # (b, c, y, x)
+                z = sd.draw_latents(mean[some], std[some], generator)          # (b, c, y, x)
             if cfg.prior_weight:
-                some = torch.randint(len(class_latents), (cfg.batch_size,), generator=chance)
+                some = torch.randint(len(class_latents), (cfg.batch_size,), generator=generator)
                 z = torch.cat([z, class_latents[some]])                        # (2b, c, y, x)
             if cfg.train_text_encoder:
                 words = sd.text(tokens)
             loss, subject, prior = dreambooth_loss(
-                sd, z, words.repeat_interleave(cfg.batch_size, 0), chance, cfg.prior_weight)
+                sd, z, words.repeat_interleave(cfg.batch_size, 0), generator, cfg.prior_weight)
         optimizer.backward(loss)
         norm = optimizer.step()
         log = read_log(cfg, step + 1, norm, loss=loss, subject=subject, prior=prior)
@@ -275,4 +281,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_flags(Config, __doc__)))
+    run(lambda: main(parse_flags(Config, __doc__, SETTINGS)))

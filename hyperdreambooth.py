@@ -2,7 +2,8 @@
 writes the weights.
 
     python hyperdreambooth.py                the tiny world's face, from one picture
-    python hyperdreambooth.py --images me.png --class-name face --hypernetwork FILE
+    python hyperdreambooth.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \\
+        --images me.png --class-name face --hypernetwork FILE   (of learn_hypernetwork.py; or none)
 
 The idea: DreamBooth starts every subject from nothing. But faces are alike, and so are the changes
 that teach a model a face: after a thousand of them a network can guess the next one. Three parts,
@@ -12,15 +13,15 @@ in the order of this file:
    x W stands a product of rank 1,
 
        x W  becomes  x W + x A B,       A = A_aux A_train,          B = B_train B_aux
-                                      (d_in x a)(a x 1)            (1 x b)(b x d_out)
+                                      (d_in, a) (a, 1)             (1, b) (b, d_out)
 
    where A_aux and B_aux are random, orthogonal and frozen: nothing of them has to be kept. With
    a = 100 and b = 50 a layer has 150 trained numbers, theta, and Stable Diffusion's 192 layers
    28,800 (115 kB) where DreamBooth trains 859,520,964.
 
 2. The hypernetwork H: from one photo to theta. An encoder turns the photo into a vector f, once; a
-   decoder T, which has a token for each layer, looks at it and at its own last guess, several
-   times: theta_i = theta_i-1 + T(f, theta_i-1). It was learned once from many people, by
+   decoder T, which has a token for each layer, looks at it and at its own last guess, k times:
+   theta_i = theta_i-1 + T(f, theta_i-1) / k. It was learned once from many people, by
    learn_hypernetwork.py.
 
 3. Fast finetuning: theta is right in the large and wrong in the small. So a LoRA of a higher rank
@@ -32,7 +33,7 @@ in the order of this file:
     trained   the LoRA, A (d_in, r) and B (r, d_out) of every LiDB layer
     frozen    everything else, the hypernetwork too
     letters   as in tiny_unet.py, and: a, b  as above    r  rank    j  layers    w  width of the
-              hypernetwork    p  pictures of a batch, as b is the paper's here
+              hypernetwork    q  a + b    p  pictures of a batch, as b is the paper's here
 
 Follows the paper: a, b, rank 1, several guesses from one look at the photo, a decoder of 2 layers,
 a head for each layer, 40 steps. Not given in what can be read of it, and chosen here: which layers
@@ -40,9 +41,10 @@ a head for each layer, 40 steps. Not given in what can be read of it, and chosen
 constant and theta is the change from there: were A and B both zero, neither would receive a
 gradient.
 Different: theta's change stands beside the weights (a hook), where the paper adds it to them; the
-sums are the same. The heads are used in every round, as the next one looks at the numbers; in the
-paper only tokens go round. f is added to all tokens, where the paper sets it before them, and comes
-from a small transformer on the VAE's latent, trained along, instead of a ViT-H: no second download.
+sums are the same. The heads are used in every round, as the next one looks at the numbers, and a
+round changes them by 1 / k of what it says; in the paper only tokens go round. f is added to all
+tokens, where the paper sets it before them, and comes from a small transformer on the VAE's latent,
+trained along, instead of a ViT-H: no second download.
 (Of the two public ports one, MFaceTech's, lets the decoder look at all vectors of a frozen ViT; the
 other, HyperKohaku, has a = 96, b = 48 and no finetuning.)
 Not here: finding the face in a photo and cropping it, a frozen image encoder.
@@ -70,7 +72,7 @@ from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 @dataclass
 class Config:
-    model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    model: str = TINY                 # a diffusers folder, a .safetensors file, or a hub name
     revision: str = ""                # branch or commit of a model on the hub
     variant: str = ""                 # fp16: the weights' files of that name
     images: str = ""                  # a picture, or a folder whose first one is taken; "": the
@@ -79,7 +81,7 @@ class Config:
     token: str = "sks"                # the identifier, the same one for all
     hypernetwork: str = ""            # its file, or its guess for someone, lidb.safetensors; "":
                                       # the tiny world's; "none": neither
-    steps: int = None                 # None, here and below: what SETTINGS has; 0: the guess alone
+    steps: int = None                 # of the finetuning; 0: the guess alone
     lr: float = None                  # 10 times more: a copy of the photo; 10 times less: the guess
                                       # stays as it is
     batch_size: int = None            # noise levels of the one photo in a step
@@ -97,7 +99,7 @@ class Config:
     out: str = "runs/hyperdreambooth"
 
 
-SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
+SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
     "steps":            (30,         40),
     "lr":               (2e-3,       1e-4),
     "batch_size":       (8,          1),
@@ -133,10 +135,10 @@ class LiDB:
         if a > narrowest_in or b > narrowest_out:
             raise UserError(f"--a {a} --b {b}: at most {narrowest_in} and {narrowest_out}, the "
                             "width of the model's narrowest layers")
-        chance, self.aux = torch.Generator().manual_seed(0), {}  # the same for everyone, always
+        generator, self.aux = torch.Generator().manual_seed(0), {}  # the same for everyone, always
         for name, layer in self.layers.items():
-            A_aux = orthogonal(layer.in_features, a, chance)                   # (d_in, a)
-            B_aux = orthogonal(layer.out_features, b, chance).T                # (b, d_out)
+            A_aux = orthogonal(layer.in_features, a, generator)                # (d_in, a)
+            B_aux = orthogonal(layer.out_features, b, generator).T             # (b, d_out)
             self.aux[name] = A_aux.to(sd.device), B_aux.to(sd.device)
             layer.register_forward_hook(partial(self.add_products, name))
 
@@ -163,7 +165,8 @@ class LiDB:
 class Hypernetwork(nn.Module):
     """One picture's latent to theta, a row of a + b numbers (the payload) for each of j layers. The
     latent is cut into a grid of 8 x 8 patches. Inside, all is measured from `mean` and in units of
-    `scale`: the mean and the spread of the thetas that were found, where it learns with those."""
+    `scale`: 0 and 0.05, or the mean and the standard deviation of the thetas that it learns from
+    (learn_hypernetwork.py, --beta)."""
 
     def __init__(self, layers, payload, channels, side, width=128, iterations=4):
         super().__init__()
@@ -178,7 +181,7 @@ class Hypernetwork(nn.Module):
                                      nn.Linear(64 * (width // 4), width))
         self.weight_embed = nn.Linear(payload, width)
         self.layer_embed = nn.Parameter(0.02 * torch.randn(layers, width))
-        self.decoder = self.transformer(width, depth=2)
+        self.decoder = self.transformer(width, depth=2)  # the paper's word; it has no mask
         self.heads = nn.Parameter(0.1 * torch.randn(layers, width, payload))   # one a layer
         self.register_buffer("mean", torch.zeros(layers, payload))
         self.register_buffer("scale", torch.tensor(0.05))
@@ -193,10 +196,10 @@ class Hypernetwork(nn.Module):
         patches = self.patch_embed(z).flatten(2).transpose(1, 2)               # (p, 64, w)
         f = self.to_face(self.encoder(patches + self.pos_embed))[:, None]      # (p, 1, w), once
         theta = torch.zeros(len(z), *self.mean.shape, device=z.device)         # (p, j, a+b)
-        for _ in range(self.config["iterations"]):  # theta_i = theta_i-1 + T(f, theta_i-1)
+        for _ in range(self.config["iterations"]):  # theta_i = theta_i-1 + T(f, theta_i-1) / k
             tokens = self.decoder(f + self.layer_embed + self.weight_embed(theta))  # (p, j, w)
             change = torch.einsum("pjw,jwq->pjq", tokens, self.heads) * tokens.shape[-1] ** -0.5
-            theta = theta + change / self.config["iterations"]
+            theta = theta + change / self.config["iterations"]  # as far in k rounds as in one
         return self.mean + self.scale * theta
 
 
@@ -254,8 +257,8 @@ def noise_loss(sd, z, words, generator):
     """The ordinary loss. z: latents of pictures (p, c, y, x); words: prompts' vectors (p, l, d)."""
     eps = torch.randn(z.shape, generator=generator)                   # noise it
     t = torch.randint(sd.schedule.T, (len(z),), generator=generator)
-    both = torch.stack([sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)])
-    x_t, target = both.to(sd.device)                                  # one copy to a GPU
+    x_t, target = sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)
+    x_t, target = torch.stack([x_t, target]).to(sd.device)            # to a GPU in one copy
     output = sd.unet(x_t, t.to(sd.device), words)                     # predict
     return F.mse_loss(output.float(), target)                         # compare
 
@@ -301,8 +304,8 @@ def prepare(cfg):
 def train(sd, cfg, photos):
     """Fast finetuning: puts a LoRA beside theta, trains it, and yields {step, loss} after each
     step. sd draws as the model is at that moment, though the changes stand beside its weights."""
-    chance = torch.Generator().manual_seed(cfg.seed)
-    lora = start_lora(sd.lidb.layers, cfg.rank, chance)
+    generator = torch.Generator().manual_seed(cfg.seed)
+    lora = start_lora(sd.lidb.layers, cfg.rank, generator)
     sd.lidb.added.append(lora)
     with sd.autocast(cfg.dtype):
         mean, std = sd.encode([square(photos[0], cfg.size)])                   # (1, c, y, x) each
@@ -314,10 +317,10 @@ def train(sd, cfg, photos):
     sd.unet.checkpointing = sd.large
     sd.set_aside(sd.vae)
     for step in range(cfg.steps):
-        z = sd.draw_latents(mean, std, chance)                                 # (p, c, y, x)
+        z = sd.draw_latents(mean, std, generator)                              # (p, c, y, x)
         with sd.autocast(cfg.dtype):
             words = sd.text(tokens)                                            # (1, l, d)
-            loss = noise_loss(sd, z, words.expand(cfg.batch_size, -1, -1), chance)
+            loss = noise_loss(sd, z, words.expand(cfg.batch_size, -1, -1), generator)
         optimizer.backward(loss)
         yield read_log(cfg, step + 1, optimizer.step(), loss=loss)
     sd.unet.checkpointing = False
@@ -379,4 +382,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_flags(Config, __doc__)))
+    run(lambda: main(parse_flags(Config, __doc__, SETTINGS)))

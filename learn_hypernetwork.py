@@ -8,7 +8,7 @@ if the model with theta knows the person's other pictures; and it may be told wh
 that was found for each person alone (thetas.py; section 4.2). With theta^ = H(photo),
 
     loss = E |eps - eps_theta^(x_t, t, "a sks face")|^2
-         + beta |theta^ - theta|^2 / |theta - mean|^2
+         + beta mean (theta^ - theta)^2 / var         (var of all the people's thetas, one number)
 
     trained   the hypernetwork; before that, if beta > 0, theta of each person who has none yet
     frozen    the model
@@ -16,8 +16,8 @@ that was found for each person alone (thetas.py; section 4.2). With theta^ = H(p
 
 Follows the paper: the two-term loss, rank-1 LiDB in UNet and text encoder, one sentence for all.
 Different: beta is 0 unless it is given, as the noise loss alone learns more (measured: RESULTS.md).
-Else the distance is in units of the thetas' variance, so beta means the same at every size and 1 is
-as far as the mean person; H starts from the mean of all, the paper's from zero. Where a person has
+With it, the distance is divided by that variance: who always guesses the mean theta has 1, however
+large the thetas are; and H starts from the mean of all, the paper's from zero. Where a person has
 several pictures, H looks at one and others are denoised: so theta holds the person, not the
 picture.
 Not here: training on several GPUs.
@@ -46,11 +46,11 @@ from thetas import find_thetas, loss_with_theta
 class Config:
     images: str = ""                  # of people: of each a picture, or a folder of pictures
     class_name: str = ""              # what they are
-    model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    model: str = TINY                 # a diffusers folder, a .safetensors file, or a hub name
     revision: str = ""                # branch or commit of a model on the hub
     variant: str = ""                 # fp16: the weights' files of that name
     token: str = "sks"                # the identifier, the same one for all
-    steps: int = None                 # None, here and below: what SETTINGS has
+    steps: int = None                 # of training
     lr: float = None                  # 3 times more: it forgets faster than it learns
     batch_size: int = None            # people in a step, with two pictures of each
     a: int = 100                      # width of A_train
@@ -72,7 +72,7 @@ class Config:
     resume: bool = False              # go on from what is in `out`
 
 
-SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
+SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
     "steps":            (4_000,      100_000),
     "lr":               (1e-3,       1e-4),
     "batch_size":       (16,         4),
@@ -100,10 +100,10 @@ def hypernetwork_loss(sd, cfg, network, seen, hidden, theta, generator):
     """seen (p, c, y, x), hidden (2p, c, y, x): latents; theta (p, j, a + b): what was found for the
     people, or None. Returns the noise loss and the distance, in units of the thetas' variance."""
     guess = network(seen)                                                      # (p, j, a + b)
-    noise = loss_with_theta(sd, cfg, guess.repeat_interleave(2, 0), hidden, generator)
+    mse = loss_with_theta(sd, cfg, guess.repeat_interleave(2, 0), hidden, generator)
     if theta is None:
-        return noise, torch.zeros_like(noise)
-    return noise, F.mse_loss(guess, theta) / network.scale ** 2
+        return mse, torch.zeros_like(mse)
+    return mse, F.mse_loss(guess, theta) / network.scale ** 2
 
 
 # === before training ==============================================================================
@@ -201,11 +201,11 @@ def train(sd, cfg, people):
     distance} after each step. The file that it leaves has the history of its training beside the
     weights: rows of step, the means of both terms since the row before, and what look_at_strangers
     found."""
-    z, rows = people
-    kept = min(100, max(1, len(rows) // 20))
-    learned, strangers = list(rows.values())[:-kept], list(rows.values())[-kept:]
+    z, pictures_of = people
+    kept = min(100, max(1, len(pictures_of) // 20))
+    learned, strangers = [*pictures_of.values()][:-kept], [*pictures_of.values()][-kept:]
     sd.unet.checkpointing = sd.large
-    theta = find_thetas(sd, cfg, z, rows) if cfg.beta else None
+    theta = find_thetas(sd, cfg, z, pictures_of) if cfg.beta else None
     torch.manual_seed(cfg.seed)
     network = Hypernetwork(len(sd.lidb.layers), cfg.a + cfg.b, channels=z.shape[1], side=z.shape[2],
                            width=cfg.width, iterations=cfg.iterations).to(sd.device)
@@ -219,18 +219,19 @@ def train(sd, cfg, people):
     history, terms = numbers.get("history", []), []
 
     for step in range(numbers.get("step", 0), cfg.steps):
-        # A step's chance is its own: a resumed run needs no more than the step's number.
-        chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
-        chosen = torch.randint(len(learned), (cfg.batch_size,), generator=chance).tolist()
-        seen, hidden = draw_people(z, learned, chosen, chance)
+        # Each step seeds a generator of its own: a resumed run needs only the step's number.
+        generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
+        chosen = torch.randint(len(learned), (cfg.batch_size,), generator=generator).tolist()
+        seen, hidden = draw_people(z, learned, chosen, generator)
         own = theta[chosen].to(sd.device) if cfg.beta else None
         seen = seen.to(sd.device)
-        noise, distance = hypernetwork_loss(sd, cfg, network, seen, hidden, own, chance)
-        loss = noise + cfg.beta * distance
+        mse, distance = hypernetwork_loss(sd, cfg, network, seen, hidden, own, generator)
+        loss = mse + cfg.beta * distance
         optimizer.backward(loss)
+        # The rate rises over 100 steps, stays, and falls to 0 over the second half.
         rise, fall = (step + 1) / 100, 2 * (cfg.steps - step) / cfg.steps
         optimizer.param_groups[0]["lr"] = cfg.lr * min(1, rise, fall)
-        log = read_log(cfg, step + 1, optimizer.step(), loss=loss, noise=noise, distance=distance)
+        log = read_log(cfg, step + 1, optimizer.step(), loss=loss, noise=mse, distance=distance)
         terms.append([log["noise"], log["distance"]])
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
             own = theta[-kept:] if cfg.beta else None
@@ -269,4 +270,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_flags(Config, __doc__)))
+    run(lambda: main(parse_flags(Config, __doc__, SETTINGS)))

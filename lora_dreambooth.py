@@ -7,17 +7,17 @@
 The idea: a large model learns a small thing by a small change. So the layers' weights W stay as
 they are, and beside each stands a product of two thin matrices, of rank r:
 
-    x W  becomes  x W + alpha/r x A B         A (d_in x r) random, B (r x d_out) zero at first
-                                              (LoRA, eq. 3; alpha: section 4.1)
+    x W  becomes  x W + (alpha / r) x A B     W (d_in, d_out), A (d_in, r) random, B (r, d_out) zero
+                                              at first (LoRA, eq. 3; alpha: section 4.1)
 
 All else is DreamBooth, its loss too (dreambooth.py, eq. 2): read that first, and then `diff`. What
-differs is what is trained, what is saved, and a learning rate fifty times as high.
+differs is what is trained, what is saved, and a far higher learning rate.
 
     trained   A and B of the UNet's attentions and GEGLUs (Stable Diffusion: 311,616 numbers times
               the rank, where DreamBooth trains 859,520,964), perhaps the text encoder's attentions'
 
 Follows LoRA's paper: A random, B zero, alpha/r. Chosen here: rank, steps, learning rates. Rank 1
-with the text encoder, 385,344 numbers, is what HyperDreamBooth's paper compares itself with.
+with the text encoder is 385,344 numbers: HyperDreamBooth's paper says 386k of its baseline.
 Not here: LoRA of convolutions, dropout, a rank for each layer.
 """
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 @dataclass
 class Config:
-    model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    model: str = TINY                 # a diffusers folder, a .safetensors file, or a hub name
     revision: str = ""                # branch or commit of a model on the hub
     variant: str = ""                 # fp16: the weights' files of that name
     images: str = ""                  # folder with 3 to 6 photos; "": the tiny world's cat
@@ -48,7 +48,7 @@ class Config:
     token: str = "sks"                # the identifier: a rare word of the vocabulary
     rank: int = 8                     # r; more hold more detail, in a larger file
     alpha: float = 0.0                # A B counts alpha / rank; 0: alpha is the rank
-    steps: int = None                 # None, here and below: what SETTINGS has
+    steps: int = None                 # of training
     lr: float = None                  # far higher than for whole weights
     batch_size: int = None            # subject pictures a step; as many class pictures come on top
     prior_weight: float = 1.0         # lambda of eq. 2; 0: every dog becomes this dog
@@ -65,7 +65,7 @@ class Config:
     resume: bool = False              # go on from the state in `out`
 
 
-SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
+SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
     "steps":               (300,    800),
     "lr":                  (1e-3,   1e-4),
     "train_text_encoder":  (True,   False),
@@ -81,8 +81,7 @@ SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters o
 def adapted_layers(sd, text_encoder=True):
     """{kohya's name: layer}: the linear layers of every attention in UNet and text encoder, and the
     UNet's GEGLUs."""
-    ends = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj")
-    layers = {}
+    layers, ends = {}, (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj")
     for name, layer in sd.unet.named_modules():
         if name.endswith(ends):
             layers[kohya_name("unet", name)] = layer
@@ -146,8 +145,7 @@ def prepare(cfg):
 # === training =====================================================================================
 
 def train(sd, cfg, photos):
-    """Puts a LoRA beside sd's layers (sd.lora), trains it, and yields {step, loss, subject, prior}
-    after each step; sd is the model as it is at that moment."""
+    """Trains a LoRA beside the layers, sd.lora; yields {step, loss, subject, prior} each step."""
     sd.freeze()
     prompts = [f"a photo of a {cfg.token} {cfg.class_name}"]
     if cfg.prior_weight:
@@ -158,7 +156,9 @@ def train(sd, cfg, photos):
         mean, std = sd.encode([square(photo, cfg.size) for photo in photos])   # (photos, c, y, x)
     tokens = sd.tokenizer(prompts).to(sd.device)                               # (2, l)
 
-    sd.set_aside(sd.vae, *[] if cfg.train_text_encoder else [sd.text])
+    sd.set_aside(sd.vae)
+    if not cfg.train_text_encoder:
+        sd.set_aside(sd.text)  # words do not change
     layers = adapted_layers(sd, cfg.train_text_encoder)
     sd.lora = start_lora(layers, cfg.rank, torch.Generator().manual_seed(cfg.seed))
     put_beside(layers, sd.lora, cfg.alpha / cfg.rank)
@@ -168,18 +168,18 @@ def train(sd, cfg, photos):
     first = load_state(cfg, trained, optimizer).get("step", 0)
 
     for step in range(first, cfg.steps):
-        # A step's chance is its own: a resumed run needs no more than the step's number.
-        chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
-        some = torch.randint(len(photos), (cfg.batch_size,), generator=chance)
+        # Each step seeds a generator of its own: a resumed run needs only the step's number.
+        generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
+        some = torch.randint(len(photos), (cfg.batch_size,), generator=generator)
         with sd.autocast(cfg.dtype):
-            z = sd.draw_latents(mean[some], std[some], chance)                 # (b, c, y, x)
+            z = sd.draw_latents(mean[some], std[some], generator)              # (b, c, y, x)
             if cfg.prior_weight:
-                some = torch.randint(len(class_latents), (cfg.batch_size,), generator=chance)
+                some = torch.randint(len(class_latents), (cfg.batch_size,), generator=generator)
                 z = torch.cat([z, class_latents[some]])                        # (2b, c, y, x)
             if cfg.train_text_encoder:
                 words = sd.text(tokens)
             loss, subject, prior = dreambooth_loss(
-                sd, z, words.repeat_interleave(cfg.batch_size, 0), chance, cfg.prior_weight)
+                sd, z, words.repeat_interleave(cfg.batch_size, 0), generator, cfg.prior_weight)
         optimizer.backward(loss)
         norm = optimizer.step()
         log = read_log(cfg, step + 1, norm, loss=loss, subject=subject, prior=prior)
@@ -217,4 +217,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_flags(Config, __doc__)))
+    run(lambda: main(parse_flags(Config, __doc__, SETTINGS)))

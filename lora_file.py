@@ -2,10 +2,10 @@
 
 A LoRA is for each of some layers two thin matrices, down (r, d_in) and up (d_out, r):
 
-    W += strength * alpha / r * up @ down
+    W += strength * alpha / r * up @ down                   W (d_out, d_in), as torch has it
 
-Tools agree on that and spell the layer's name each in its own way. Of up_blocks.0.attn.to_q in the
-UNet:
+(So they are A and B of lora_dreambooth.py, where a layer is x W, transposed.) Tools agree on that
+and spell the layer's name each in its own way. Of up_blocks.0.attn.to_q in the UNet:
 
     kohya, A1111, ComfyUI  lora_unet_up_blocks_0_attn_to_q.lora_down.weight  .lora_up.weight  .alpha
     peft, diffusers        unet.up_blocks.0.attn.to_q.lora_A.weight          .lora_B.weight

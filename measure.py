@@ -16,6 +16,7 @@ compare.py does this for all methods and many subjects, the notebooks for one.
 """
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -90,26 +91,26 @@ def questions(who):
 
 # === likeness =====================================================================================
 
-def mean_product(a, b):
+def mean_cosine(a, b):
+    """Of all pairs of vectors (n, d) and (m, d), which have length 1."""
     return (a @ b.T).mean().item()
 
 
-def mean_among(vectors):
-    """The same of each vector (..., n, d) with the others but itself."""
+def mean_cosine_among(vectors):
+    """Of all pairs of two among vectors (..., n, d)."""
     between = ~torch.eye(vectors.shape[-2], dtype=torch.bool)
     return (vectors @ vectors.mT)[..., between].mean().item()
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Of likeness to one subject: the vectors of 24 fresh drawings of it, and what the judge makes
-    of them beside 96 others of the class (0) and beside one another (1)."""
-    truth: torch.Tensor
-    other: float
-    same: float
+    """Of likeness to one subject, by mean cosines of the judge's vectors."""
+    truth: torch.Tensor  # (24, d), of fresh drawings of the subject
+    other: float         # they and drawings of 96 others of the class: likeness 0
+    same: float          # they among one another: likeness 1
 
     def likeness(self, vectors):
-        return (mean_product(vectors, self.truth) - self.other) / (self.same - self.other)
+        return (mean_cosine(vectors, self.truth) - self.other) / (self.same - self.other)
 
 
 def make_scale(judge, who):
@@ -117,7 +118,7 @@ def make_scale(judge, who):
     truth = judge.vectors([draw_snapshot(who, rng, i) for i in range(24)])
     others = [random_identity(500 + i, who.cls) for i in range(96)]
     others = judge.vectors([draw_snapshot(other, rng, i) for i, other in enumerate(others)])
-    return Scale(truth, mean_product(truth, others), mean_among(truth))
+    return Scale(truth, mean_cosine(truth, others), mean_cosine_among(truth))
 
 
 # === a method and a subject =======================================================================
@@ -133,13 +134,11 @@ def learn_subject(stages, subject, out):
         settings = {"images": str(subject.photos), "class_name": subject.who.cls, "out": out,
                     "model": model, "seed": subject.seed}
         sd, cfg, photos = script.prepare(script.Config(**settings | change))
-        logs, done = script.train(sd, cfg, photos), step
-        log = {"step": 0}
-        while log:
+        before, logs, done = [{"step": 0}], script.train(sd, cfg, photos), step
+        for log in chain(before, logs):
             step, seconds = done + log["step"], time.time() - start
             yield step, seconds, sd
             start = time.time() - seconds  # a look at the model does not count
-            log = next(logs, None)
         if i + 1 < len(stages):
             model = f"{out}/model_before"
             sd.save(model)
@@ -169,7 +168,7 @@ def measure(judge, sd, noun, subject, scales, images=2, steps=25):
     if images > 1:  # not in a quick look on the way
         of_class = judge.vectors(sd.sample(PLAIN[0].format(cls), images=4 * images, **how))
         result["pres"] = scales[subject.name].likeness(of_class)
-        result["div"] = 1 - mean_among(vectors.unflatten(0, (len(ALIKE), images)))
+        result["div"] = 1 - mean_cosine_among(vectors.unflatten(0, (len(ALIKE), images)))
     if noun.startswith("<it>") and "<it>" in sd.tokenizer.vocab:
         result["length"] = length_of(sd, "<it>")
     if len(scales) > 1:

@@ -75,7 +75,7 @@ class LeanAdamW(torch.optim.Optimizer):
 
     def backward(self, loss):
         first = self.state[self.weights[0]]
-        torch.manual_seed(int(first["step"]))  # a step's chance is its own; no other is unseeded
+        torch.manual_seed(int(first["step"]))  # for round_as, so that a resumed run rounds alike
         scaled = self.scaler.scale(loss)
         self.scale = self.scaler.scale(torch.ones_like(loss))
         self.squares = torch.zeros_like(loss)
@@ -89,7 +89,8 @@ class LeanAdamW(torch.optim.Optimizer):
         """AdamW, algorithm 2, for one weight whose gradient has just been found."""
         [group] = self.param_groups
         (beta_1, beta_2), lr = group["betas"], group["lr"]
-        state, gradient, weight.grad = self.state[weight], weight.grad, None
+        state, gradient = self.state[weight], weight.grad
+        weight.grad = None  # this is what saves the memory: the next gradient takes its place
         state["step"] += 1
         steps = int(state["step"])
         square = torch.linalg.vector_norm(gradient, dtype=torch.float32).square()
@@ -121,14 +122,15 @@ class LeanAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(memory, weights, lr, weight_decay=0.01, clip=float("inf"), dtype="float32"):
+    """For a script's --memory. Only "plain" clips: the others never see all gradients at once."""
     if memory == "plain":
         return AdamW(weights, lr, weight_decay, clip, dtype)
     return LeanAdamW(weights, lr, weight_decay, dtype)
 
 
 def make_scaler(device, dtype):
-    """The loss's factor: of no effect but for float16, which begins with 65,536; it is halved where
-    a gradient is not finite."""
+    """The loss's factor. With float16 it is 65,536 at first, and halved where a gradient is not
+    finite; else it is 1, and what is left of it is that such a step is not made."""
     if dtype == "float16":
         return torch.amp.GradScaler(device.type)
     return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2 ** 31 - 1)
@@ -136,9 +138,9 @@ def make_scaler(device, dtype):
 
 def round_as(old, new):
     """float32 numbers, rounded by chance if `old` is bfloat16: that is the upper half of a
-    float32's bits, so a random lower half is added, and cut off."""
+    float32's bits, so a random lower half is added, and cut off again."""
     if old.dtype != torch.bfloat16:
         return new
     bits = new.view(torch.int32)
-    chance = torch.randint_like(bits, 2 ** 16)
-    return (bits + chance).bitwise_and(-2 ** 16).view(torch.float32)
+    lower_half = torch.randint_like(bits, 2 ** 16)
+    return (bits + lower_half).bitwise_and(-2 ** 16).view(torch.float32)

@@ -48,9 +48,10 @@ class StableDiffusion:
 
     """
 
-    def __init__(self, tokenizer, text, unet, vae, schedule=ScheduleConfig()):
+    def __init__(self, tokenizer, text, unet, vae, schedule_config=ScheduleConfig()):
         self.tokenizer, self.text, self.unet, self.vae = tokenizer, text, unet, vae
-        self.schedule, self.mark = Schedule(schedule), ""
+        self.schedule = Schedule(schedule_config)
+        self.mark = ""  # the fingerprint, once `place` has rounded the weights
 
     # --- a prompt to a picture --------------------------------------------------------------------
 
@@ -80,8 +81,8 @@ class StableDiffusion:
              size=None):
         """The sampler step by step: yields (t, z, z_0) for `images` pictures of each prompt, prompt
         by prompt in the batch. seed: one from which every prompt starts, so that prompts are
-        compared and not chance, or a list with one for each prompt; a picture does not depend on
-        what else is in the batch. size: a side in pixels, or (height, width)."""
+        compared and not chance, or a list with one for each prompt; its pictures do not depend on
+        the other prompts. size: a side in pixels, or (height, width)."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         guidance = self.guidance if guidance is None else guidance
         size = self.size if size is None else size
@@ -91,8 +92,8 @@ class StableDiffusion:
 
         words = self.read(prompts).repeat_interleave(images, dim=0)                 # (b, l, d)
         if guidance > 1:
-            nothing = self.read([negative]).expand(len(words), -1, -1)
-            words = torch.cat([nothing, words])                                     # (2b, l, d)
+            without = self.read([negative]).expand(len(words), -1, -1)
+            words = torch.cat([without, words])                                     # (2b, l, d)
         # Noise comes from the CPU, so that it is the same on every device, and in float32.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         f = self.vae.factor
@@ -124,7 +125,7 @@ class StableDiffusion:
     @torch.no_grad()
     def encode(self, pictures):
         """Pictures (PIL) of one size -> mean and std of q(z|x), (b, c, y, x) each, as
-        `draw_latents` wants them: on the CPU, where all chance is, since numbers by chance must be
+        `draw_latents` wants them: on the CPU, where all random numbers are drawn, so that they are
         the same on every device. One by one: large ones need the room."""
         both = []
         for picture in pictures:
@@ -148,17 +149,18 @@ class StableDiffusion:
     @torch.no_grad()
     def loss_by_noise(self, pictures, prompt):
         """The model's loss on pictures (PIL) with a prompt, as text: the means at little, middle
-        and much noise, since the loss of a training step says most of all which t it was."""
+        and much noise. (A single training step's loss says most of all which t was drawn.)"""
         (mean, _), words = self.encode(pictures), self.read([prompt])
         losses = []
         for t in (self.schedule.T // 6, self.schedule.T // 2, self.schedule.T * 5 // 6):
-            t, chance, sum_of_errors = torch.tensor([t]), torch.Generator().manual_seed(0), 0.0
+            generator = torch.Generator().manual_seed(0)  # the same noise before and after training
+            times, errors = torch.tensor([t]), []
             for z in mean[:, None] * self.vae.config.scaling_factor:                # (1, c, y, x)
-                eps = torch.randn(z.shape, generator=chance)
-                x_t = self.schedule.add_noise(z, eps, t).to(self.device)
-                output = self.denoise(x_t, int(t), words, guidance=1).cpu()
-                sum_of_errors += F.mse_loss(output, self.schedule.target(z, eps, t)).item()
-            losses.append(sum_of_errors / len(mean))
+                eps = torch.randn(z.shape, generator=generator)
+                x_t = self.schedule.add_noise(z, eps, times).to(self.device)
+                output = self.denoise(x_t, t, words, guidance=1).cpu()
+                errors.append(F.mse_loss(output, self.schedule.target(z, eps, times)).item())
+            losses.append(sum(errors) / len(errors))
         return " ".join(f"{loss:.3f}" for loss in losses)
 
     def fingerprint(self):
@@ -200,7 +202,7 @@ class StableDiffusion:
         [(token, vectors)] = tensors.items()
         token = Path(path).stem if token in ("emb_params", "clip_l") else token
         rows = vectors[None] if vectors.ndim == 1 else vectors                  # (n, d)
-        if rows.ndim != 2 or not 1 <= len(rows) <= 75:
+        if rows.ndim != 2 or not 1 <= len(rows) <= self.tokenizer.length - 2:
             raise UserError(f"{path}: a word is one vector or a few, (n, width), and this is "
                             f"{tuple(vectors.shape)}")
         self.add_word(token, rows)
@@ -262,8 +264,8 @@ class StableDiffusion:
         self.place(self.device)
 
     def place(self, device, dtype=None):
-        """Moves all networks to a device. With a dtype, by its name, the UNet's weights lie in it,
-        and only go there after that, as it has no room for more."""
+        """Moves all networks to a device. With a dtype, by its name, the UNet becomes that first:
+        the device may have no room for it in float32."""
         if dtype not in (None, "float32"):
             self.mark = self.fingerprint()
             self.unet.to(getattr(torch, dtype))
@@ -359,7 +361,7 @@ def parse_arguments():
 
 
 def parse_size(text):
-    """512, or 512x768, a width and a height, as `walk` has it: a side, or (height, width)."""
+    """512, or 512x768, a width and a height -> (height, width), as `walk` has it."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)

@@ -1,21 +1,23 @@
 """From what compare.py measured to tables in Markdown: pure functions of its results.json.
 
-results {subject: {experiment: {"likeness", "obedience", "seconds", "step", "looks", ...}}}; looks
-are the same on the way.
+results {subject: {experiment: {"likeness", "obedience", "seconds", "step", "looks", ...}}}; "looks"
+are what was measured on the way and at the end, a list of the same.
 The intervals are over subjects: 95 of 100 sets of subjects, drawn from these with replacement, have
 their mean inside. All methods learn the same subjects, so two methods are compared by the
 differences of each subject.
 """
+from operator import itemgetter
+
 import numpy as np
 
 LOOKS = (0, 10, 20, 50, 100, 200)  # the steps after which all is measured on the way, of faces
 
 AXES = {
-    "likeness": lambda result: result["likeness"],
-    "obedience": lambda result: result["obedience"],
+    "likeness": itemgetter("likeness"),
+    "obedience": itemgetter("obedience"),
     "product": lambda result: max(0, result["likeness"]) * result["obedience"],
 }
-NAMED = {"named": lambda result: result["named"]}
+NAMED = {"named": itemgetter("named")}
 
 
 def interval(values, rng):

@@ -18,10 +18,9 @@ vector holds what the photos have in common and not what one sentence says. Noth
 
 Follows the paper: initialised from a coarse word of one token; its code's kind of sentences;
 mirrored photos; AdamW with weight decay 0.01 on v. The learning rate is the knob between likeness
-and obedience to the prompt. The paper's, on LDM, is 0.005 times all pictures of a step (batch size,
-GPUs, accumulated batches), for 5000 steps; on Stable Diffusion 0.0005 times them for 3000 steps, as
-diffusers does, is usual, and that is what SETTINGS has for its batch size (with another
---batch-size give --lr too).
+and obedience to the prompt. The paper's grows with the pictures of a step (batch size x GPUs x
+accumulated batches): 0.005 for each and 5000 steps, on LDM. On Stable Diffusion 0.0005 for each and
+3000 steps is usual (diffusers); SETTINGS has that for its 4 (with another --batch-size give --lr).
 Simplified: photos are cut to a square, not squashed; the word gets a row of its own in the table,
 where the paper's code borrows that of "*".
 Not here: a penalty for leaving the coarse word (0 in the paper's code), an extra word for each
@@ -46,7 +45,7 @@ from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 
 @dataclass
 class Config:
-    model: str = TINY                 # a folder as diffusers saves it, or a name on the hub
+    model: str = TINY                 # a diffusers folder, a .safetensors file, or a hub name
     revision: str = ""                # branch or commit of a model on the hub
     variant: str = ""                 # fp16: the weights' files of that name
     images: str = ""                  # folder with 3 to 6 photos; "": the tiny world's cat
@@ -54,7 +53,7 @@ class Config:
     token: str = "<it>"               # the new word
     vectors: int = 1                  # more hold more detail and obey prompts less
     style: bool = False               # the photos share a style, not a subject: other templates
-    steps: int = None                 # None, here and below: what SETTINGS has
+    steps: int = None                 # of training
     lr: float = None                  # the knob between likeness (more) and obedience (less)
     batch_size: int = None            # photos in a step
     size: int = None                  # side of the pictures in pixels; None: the model's own
@@ -70,7 +69,7 @@ class Config:
     resume: bool = False              # go on from the state in `out`
 
 
-SETTINGS = {  # tiny world, Stable Diffusion (from 100 million UNet parameters on)
+SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
     "steps":               (300,    3000),
     "lr":                  (3e-2,   2e-3),  # Stable Diffusion: 5e-4 times the batch size
     "batch_size":          (8,      4),
@@ -101,8 +100,8 @@ def inversion_loss(sd, z, words, generator):
     the sentences (b, l, d)."""
     eps = torch.randn(z.shape, generator=generator)                   # noise it
     t = torch.randint(sd.schedule.T, (len(z),), generator=generator)
-    both = torch.stack([sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)])
-    x_t, target = both.to(sd.device)                                  # one copy to a GPU
+    x_t, target = sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)
+    x_t, target = torch.stack([x_t, target]).to(sd.device)            # to a GPU in one copy
     output = sd.unet(x_t, t.to(sd.device), words)                     # predict
     return F.mse_loss(output.float(), target)                         # compare
 
@@ -201,14 +200,14 @@ def train(sd, cfg, photos):
     first = load_state(cfg, [v], optimizer).get("step", 0)
 
     for step in range(first, cfg.steps):
-        # A step's chance is its own: a resumed run needs no more than the step's number.
-        chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
-        some = torch.randint(len(mean), (cfg.batch_size,), generator=chance)
-        z = sd.draw_latents(mean[some], std[some], chance)                     # (b, c, y, x)
-        said = torch.randint(len(sentences), (cfg.batch_size,), generator=chance)
+        # Each step seeds a generator of its own: a resumed run needs only the step's number.
+        generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
+        some = torch.randint(len(mean), (cfg.batch_size,), generator=generator)
+        z = sd.draw_latents(mean[some], std[some], generator)                  # (b, c, y, x)
+        said = torch.randint(len(sentences), (cfg.batch_size,), generator=generator)
         with sd.autocast(cfg.dtype):
             words = read_with(sd, torch.stack([sentences[i] for i in said]), ids, v)
-            loss = inversion_loss(sd, z, words, chance)
+            loss = inversion_loss(sd, z, words, generator)
         optimizer.backward(loss)
         norm = optimizer.step()
         for i, row in zip(ids, v.data):
@@ -266,4 +265,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse_flags(Config, __doc__)))
+    run(lambda: main(parse_flags(Config, __doc__, SETTINGS)))

@@ -57,14 +57,15 @@ def find_thetas(sd, cfg, z, people):
     for first in range(0, len(names), cfg.theta_batch):
         blocks[f"{first:06d}"] = names[first:first + cfg.theta_batch]
     start, found = torch.zeros(len(sd.lidb.layers), cfg.a + cfg.b), {}
-    for number, title in enumerate(progress(blocks, "thetas, blocks of people")):
-        path, block = folder / f"{title}.safetensors", blocks[title]
+    named = progress(blocks.items(), "thetas, blocks of people")
+    for number, (title, block) in enumerate(named):
+        path = folder / f"{title}.safetensors"
         if not path.exists():
             theta = start.to(sd.device).repeat(len(block), 1, 1)
-            # A block's chance is its own, so that it does not matter which are there already.
-            chance = torch.Generator().manual_seed(cfg.seed * 1_000_003 + number)
+            # A generator for each block: it does not matter which are there already.
+            generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + number)
             shown = list(people.values()) if title == "start" else [people[name] for name in block]
-            fit_thetas(sd, cfg, z, shown, theta, chance)
+            fit_thetas(sd, cfg, z, shown, theta, generator)
             tensors = {name: one.half() for name, one in zip(block, theta)}
             save_tensors(tensors, path, {"settings": json.dumps(settings)})
         check_state(path, settings)

@@ -1,4 +1,5 @@
-"""The UNet: the network that looks at a noisy latent, the time and the words, and tells the noise.
+"""The UNet: the network that looks at a noisy latent, the time and the words, and predicts the
+noise (or v: ddpm.py).
 
 Down, the map shrinks and the channels grow; up, the reverse, and at each size the way up sees what
 the way down saw (skips). Every resnet is told the time t, every transformer looks at the words.
@@ -48,7 +49,7 @@ class UNetConfig:
     block_out_channels: tuple = (320, 640, 1280, 1280)
     down_block_types: tuple = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_block_types: tuple = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"  # a file without it too; null: no block
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"  # None, null in a file: no mid block
     layers_per_block: int = 2
     attention_head_dim: int | tuple = 8  # the NUMBER of heads, in spite of its name; or one a level
     cross_attention_dim: int = 768
@@ -92,14 +93,13 @@ class ResnetBlock2D(nn.Module):
         self.time_emb_proj = nn.Linear(e, c_out)
         self.norm2 = nn.GroupNorm(groups, c_out, eps=eps)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        if c_in != c_out:
-            self.conv_shortcut = nn.Conv2d(c_in, c_out, 1)
+        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x, time):  # (b, c_in, y, x), (b, e) -> (b, c_out, y, x)
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time_emb_proj(F.silu(time))[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+        return h + self.conv_shortcut(x)
 
 
 class Attention(nn.Module):
@@ -214,28 +214,23 @@ class Upsample2D(nn.Module):
 
 
 class Block(nn.Module):
-    """A row of the table above: resnets, each followed by a transformer if the row reads words;
-    then perhaps a change of size."""
+    """A row of the table above: resnets; after each of the first ones a transformer, as many as
+    there are; then perhaps a change of size."""
 
-    def __init__(self, widths_in, c, config, e, level, words, resize=None):
+    def __init__(self, widths_in, c, config, e, level, transformers, resize=None):
         super().__init__()
         groups, heads = config.norm_num_groups, config.heads(level)
         self.resnets = nn.ModuleList([
             ResnetBlock2D(c_in, c, e, groups, config.norm_eps) for c_in in widths_in])
-        if words:
-            between = 1 if resize == "mid" else 0  # the mid block has one, between its two resnets
-            self.attentions = nn.ModuleList([
-                Transformer2D(c, config.cross_attention_dim, heads, groups,
-                              config.use_linear_projection)
-                for _ in range(len(widths_in) - between)])
-        if resize == "down":
-            self.downsamplers = nn.ModuleList([Downsample2D(c)])
-        if resize == "up":
-            self.upsamplers = nn.ModuleList([Upsample2D(c)])
+        self.attentions = nn.ModuleList([
+            Transformer2D(c, config.cross_attention_dim, heads, groups,
+                          config.use_linear_projection) for _ in range(transformers)])
+        self.downsamplers = nn.ModuleList([Downsample2D(c)] if resize == "down" else [])
+        self.upsamplers = nn.ModuleList([Upsample2D(c)] if resize == "up" else [])
 
     def layer(self, j, x, time, context, maps):
         x = self.resnets[j](x, time)
-        if j < len(getattr(self, "attentions", ())):
+        if j < len(self.attentions):
             x = self.attentions[j](x, context, maps)
         return x
 
@@ -256,21 +251,23 @@ class UNet(nn.Module):
         skips, c_in = [widths[0]], widths[0]  # skips: the channels of what forward will push
         for i, (c, kind) in enumerate(zip(widths, config.down_block_types)):
             widths_in = [c_in] + [c] * (config.layers_per_block - 1)
-            words, resize = kind == "CrossAttnDownBlock2D", "down" if i < last else None
-            self.down_blocks.append(Block(widths_in, c, config, e, i, words, resize))
+            transformers = len(widths_in) if kind == "CrossAttnDownBlock2D" else 0
+            resize = "down" if i < last else None
+            self.down_blocks.append(Block(widths_in, c, config, e, i, transformers, resize))
             skips += [c] * (len(widths_in) + (1 if resize else 0))
             c_in = c
 
         self.mid_block = None
-        if config.mid_block_type:
-            self.mid_block = Block([c_in, c_in], c_in, config, e, last, True, "mid")
+        if config.mid_block_type:  # resnet, transformer, resnet
+            self.mid_block = Block([c_in, c_in], c_in, config, e, last, transformers=1)
 
         self.up_blocks = nn.ModuleList()
         for i, (c, kind) in enumerate(zip(widths[::-1], config.up_block_types)):
             widths_in = [c_in + skips.pop()]
             widths_in += [c + skips.pop() for _ in range(config.layers_per_block)]
-            words, resize = kind == "CrossAttnUpBlock2D", "up" if i < last else None
-            self.up_blocks.append(Block(widths_in, c, config, e, last - i, words, resize))
+            transformers = len(widths_in) if kind == "CrossAttnUpBlock2D" else 0
+            resize = "up" if i < last else None
+            self.up_blocks.append(Block(widths_in, c, config, e, last - i, transformers, resize))
             c_in = c
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
@@ -279,6 +276,8 @@ class UNet(nn.Module):
     def forward(self, x, t, context, maps=None):  # (b, c, y, x), (b,), (b, l, d) -> (b, c, y, x)
         """`maps`: a list that receives the cross-attention maps (b, h, n, l), one a transformer, in
         the order of the table."""
+        time = self.time_embedding(time_features(t, self.config.block_out_channels[0]).to(x.dtype))
+
         def run(block, j, x):
             seen = None if maps is None else []  # its own: checkpointing fills it a second time
             if self.checkpointing and torch.is_grad_enabled():
@@ -290,14 +289,13 @@ class UNet(nn.Module):
                 maps.extend(seen)
             return x
 
-        time = self.time_embedding(time_features(t, self.config.block_out_channels[0]).to(x.dtype))
         x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:
             for j in range(len(block.resnets)):
                 x = run(block, j, x)
                 skips.append(x)
-            for downsample in getattr(block, "downsamplers", ()):
+            for downsample in block.downsamplers:
                 x = downsample(x)
                 skips.append(x)
         if self.mid_block:
@@ -306,6 +304,6 @@ class UNet(nn.Module):
         for block in self.up_blocks:
             for j in range(len(block.resnets)):
                 x = run(block, j, torch.cat([x, skips.pop()], dim=1))
-            for upsample in getattr(block, "upsamplers", ()):
+            for upsample in block.upsamplers:
                 x = upsample(x, skips[-1].shape[-2:])
         return self.conv_out(F.silu(self.conv_norm_out(x)))

@@ -3,9 +3,10 @@
 A picture of 512 x 512 x 3 numbers is mostly detail that no one looks at. The encoder squeezes it
 into 64 x 64 x 4 numbers, the decoder paints it back, and diffusion happens in between, on 48 times
 fewer numbers. "KL" names the light pull towards N(0, 1) with which the encoder was trained: it
-outputs a mean and a standard deviation for each latent number.
+outputs a mean and a standard deviation for each latent number, and a latent is drawn from them.
 
-    x (b, 3, y, x) --Encoder--> mean, std (b, 4, y/8, x/8) --Decoder--> (b, 3, y, x), in [-1, 1]
+    x (b, 3, y, x) --Encoder--> mean, std (b, 4, y/8, x/8) each;  z = mean + std eps, eps ~ N(0, I)
+    z (b, 4, y/8, x/8) --Decoder--> (b, 3, y, x), about [-1, 1]
 
 Letters in the shape comments, the same in every file: see tiny_unet.py; f is how much smaller a
 latent is, 8 (tiny world: 4).
@@ -25,8 +26,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """vae/config.json. The defaults are those of Stable Diffusion, where an old file leaves a key
-    out."""
+    """vae/config.json. The defaults are Stable Diffusion's: its older files leave keys out."""
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
@@ -46,13 +46,12 @@ class ResnetBlock2D(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-6)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        if c_in != c_out:
-            self.conv_shortcut = nn.Conv2d(c_in, c_out, 1)
+        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x):  # (b, c_in, y, x) -> (b, c_out, y, x)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+        return h + self.conv_shortcut(x)
 
 
 class Attention(nn.Module):
@@ -70,9 +69,8 @@ class Attention(nn.Module):
         q, k, v = self.to_q(h), self.to_k(h), self.to_v(h)
         h = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])  # (b, 1, n, c)
         h = h[:, 0]                                                             # (b, n, c)
-        # In this order: a sum lies in memory as its first part does, here channel by channel at
-        # each pixel, and the convolutions that follow are faster so (on CPUs by an eighth to a
-        # third of all of decode).
+        # h first: a sum takes the memory layout of its first term, here channels last, and the
+        # convolutions that follow are faster so (on CPUs by an eighth to a third of all of decode).
         return self.to_out[0](h).transpose(1, 2).reshape(x.shape) + x
 
 
@@ -119,16 +117,12 @@ class Level(nn.Module):
         super().__init__()
         widths_in = [c_in] + [c_out] * (layers - 1)
         self.resnets = nn.ModuleList([ResnetBlock2D(width, c_out, groups) for width in widths_in])
-        if resize is Downsample2D:
-            self.downsamplers = nn.ModuleList([Downsample2D(c_out)])
-        elif resize is Upsample2D:
-            self.upsamplers = nn.ModuleList([Upsample2D(c_out)])
+        self.downsamplers = nn.ModuleList([resize(c_out)] if resize is Downsample2D else [])
+        self.upsamplers = nn.ModuleList([resize(c_out)] if resize is Upsample2D else [])
 
     def forward(self, x):
-        for resnet in self.resnets:
-            x = resnet(x)
-        for resize in [*getattr(self, "downsamplers", ()), *getattr(self, "upsamplers", ())]:
-            x = resize(x)
+        for layer in [*self.resnets, *self.downsamplers, *self.upsamplers]:
+            x = layer(x)
         return x
 
 

@@ -25,6 +25,7 @@ class Config:
     lr: float = None           # None: what the table has; a long comment goes on
                                # in the line below, at 100 %
     steps: int = 3
+    size: int = None           # the model's own
     fast: bool = False         # sooner, and worse
     resume: bool = False
 
@@ -33,7 +34,7 @@ class Config:
 
 def parsed(monkeypatch, *arguments):
     monkeypatch.setattr("sys.argv", ["script.py", *arguments])
-    return parse_flags(Config, "Does this and that.")
+    return parse_flags(Config, "Does this and that.", {"lr": (1e-2, 1e-5)})
 
 
 def test_every_field_is_a_flag_of_its_type(monkeypatch):
@@ -51,7 +52,8 @@ def test_a_flag_is_explained_by_its_fields_comment_and_default(monkeypatch, caps
     assert ended.value.code == 0 and "Does this and that." in told
     assert "where it goes (default: 'runs/x')" in told and "--steps STEPS (default: 3)" in told
     long = "what the table has; a long comment goes on in the line below, at 100 %"
-    assert f"{long} (default: by the model's size)" in told
+    assert f"{long} (default: 0.01; Stable Diffusion: 1e-05)" in told
+    assert "--size SIZE the model's own --" in told, "no default that would say nothing"
 
 
 @pytest.mark.parametrize("arguments", [("--steps", "x"), ("--moon", "full"), ("--lr",)], ids=str)

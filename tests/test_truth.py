@@ -213,7 +213,7 @@ def test_every_script_has_the_same_frame():
     for script in SCRIPTS:
         names = [node.name for node in ast.parse(source(script)).body if isinstance(node, ast.FunctionDef)]
         assert names.index("prepare") < names.index("train") < names.index("main") == len(names) - 1, script
-        assert source(script).endswith("    run(lambda: main(parse_flags(Config, __doc__)))\n"), script
+        assert source(script).endswith("    run(lambda: main(parse_flags(Config, __doc__, SETTINGS)))\n"), script
 
 
 # === lines ============================================================================================================

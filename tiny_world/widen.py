@@ -14,6 +14,7 @@ get more, groups and layers are normalised by slightly different means, and the 
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from tiny_unet import time_features
 
@@ -23,13 +24,13 @@ class Copies(NamedTuple):
     share: torch.Tensor
 
 
-def copies(narrow, wide, groups, chance):
+def copies(narrow, wide, groups, generator):
     """Channels stay in their group, so that the groups' norms see the same numbers."""
     if narrow % groups or wide % groups:  # none of its own: all are one group
         groups = 1
     a, b = narrow // groups, wide // groups
     source = torch.cat([g * a + torch.arange(b) * a // b for g in range(groups)])
-    share = 0.5 + torch.rand(wide, generator=chance)
+    share = 0.5 + torch.rand(wide, generator=generator)
     return Copies(source, share / torch.zeros(narrow).index_add_(0, source, share)[source])
 
 
@@ -62,7 +63,7 @@ class Widening:
     @torch.no_grad()
     def __init__(self, narrow, wide, seed=0):
         self.groups = narrow.config.norm_num_groups
-        self.chance = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         levels = [self.channels(a, b) for a, b in zip(narrow.config.block_out_channels,
                                                       wide.config.block_out_channels)]
         self.time = self.time_embedding(narrow.time_embedding, wide.time_embedding)
@@ -72,8 +73,7 @@ class Widening:
             for j in range(len(old.resnets)):
                 x = self.layer(block, old, j, x, level)
                 skips.append(x)
-            for new, down in zip(getattr(block, "downsamplers", ()),
-                                 getattr(old, "downsamplers", ())):
+            for new, down in zip(block.downsamplers, old.downsamplers):
                 fill(new.conv, down.conv, x, x)
                 skips.append(x)
         for j in range(2):
@@ -81,13 +81,13 @@ class Widening:
         for block, old, level in zip(wide.up_blocks, narrow.up_blocks, levels[::-1]):
             for j in range(len(old.resnets)):
                 x = self.layer(block, old, j, joined(x, skips.pop()), level)
-            for new, up in zip(getattr(block, "upsamplers", ()), getattr(old, "upsamplers", ())):
+            for new, up in zip(block.upsamplers, old.upsamplers):
                 fill(new.conv, up.conv, x, x)
         fill_norm(wide.conv_norm_out, narrow.conv_norm_out, x)
         fill(wide.conv_out, narrow.conv_out, read=x)
 
     def channels(self, narrow, wide, groups=None):
-        return copies(narrow, wide, groups or self.groups, self.chance)
+        return copies(narrow, wide, groups or self.groups, self.generator)
 
     def inner(self, new, old, groups=None):
         """Of what a layer writes and only the next one reads."""
@@ -112,7 +112,7 @@ class Widening:
 
     def layer(self, block, old, j, x, out):
         self.resnet(block.resnets[j], old.resnets[j], x, out)
-        if j < len(getattr(old, "attentions", ())):
+        if j < len(old.attentions):
             self.transformer(block.attentions[j], old.attentions[j], out)
         return out
 
@@ -123,7 +123,7 @@ class Widening:
         fill(new.time_emb_proj, old.time_emb_proj, inside, self.time)
         fill_norm(new.norm2, old.norm2, inside)
         fill(new.conv2, old.conv2, out, inside)
-        if hasattr(old, "conv_shortcut"):
+        if isinstance(old.conv_shortcut, nn.Conv2d):
             fill(new.conv_shortcut, old.conv_shortcut, out, x)
 
     def transformer(self, new, old, x):
