@@ -4,21 +4,21 @@
         --model runs/dreambooth/model --drawn runs/fidelity
 
 --prompts has one prompt a line, with {} where the subject stands: "a {} in the jungle". With
---model each is drawn four times (--token sks: "a sks dog in the jungle"), as runs/fidelity/01-1.png
-and so on, and so are some pictures of the class alone, runs/fidelity/class/1.png; what is there
-already stays. Without it the pictures may come from anywhere, under these names. Then (DreamBooth,
-section 4.1):
+--model each is drawn four times ("a sks dog in the jungle"; with --embeds and --token "<it>" "a
+<it> in the jungle"), as runs/fidelity/01-1.png and so on, and so are some pictures of the class
+alone, runs/fidelity/class/1.png; what is there already stays. Without it the pictures may come from
+anywhere, under these names. Then (DreamBooth, section 4.1):
 
     DINO     likeness: the mean cosine of a drawn picture and a photo, by DINO's ViT-S/16
     CLIP-I   likeness by CLIP, which is content with the same kind of dog
-    CLIP-T   obedience: the cosine of a picture and its prompt without the identifier, "a dog in"
+    CLIP-T   obedience: the cosine of a picture and its prompt with the bare noun, without "sks"
     PRES     what happened to the class: DINO between its pictures and the photos; lower is better
     DIV      how different the pictures of one prompt are; higher is better
 
 DIV is 1 - the mean cosine by DINO here; the paper's is LPIPS, another network's distance, so only
-compare it with itself. The interval is over prompts (of PRES over pictures, with --benchmark over
-subjects): 95 of 100 sets of prompts like these have their mean in it. The figures go up to the
-photos' own among one another; above it a picture copies a photo.
+compare it with itself. The intervals are 95 % bootstraps over prompts (of PRES over pictures, with
+--benchmark over subjects). The figures go up to the photos' own among one another; above it a
+picture copies a photo.
 
     python fidelity.py --benchmark dreambooth --drawn runs/benchmark
 
@@ -96,7 +96,8 @@ def draw(a, prompts):
         sd.load_embeds(path)
     for path in a.lora:
         sd.load_lora(*split_strength(path))
-    subject = f"{a.token} {a.class_name}".strip()
+    # A word that was found by Textual Inversion stands for the noun too.
+    subject = a.token if a.embeds else f"{a.token} {a.class_name}".strip()
     jobs = [(f"{i:02d}-{n}.png", prompt.format(subject), 1000 * i + n)
             for i, prompt in enumerate(prompts, 1) for n in range(1, a.each + 1)]
     jobs += [(f"class/{n}.png", f"a photo of a {a.class_name}", n)

@@ -326,6 +326,14 @@ def test_the_photo_is_lit_where_it_looks(cfg, monkeypatch):
     assert max(of_word.getpixel((61, 61)) + of_category.getpixel((2, 2))) < 60
 
 
+@pytest.mark.parametrize("memory", ["thrifty", "lean"])
+def test_where_it_looks_is_measured_in_every_precision(cfg, memory):
+    picture = Image.new("RGB", (64, 64), "white")
+    plain = measure_gaze(*prepare(replace(cfg, memory="plain"))[:2], picture)
+    share = measure_gaze(*prepare(replace(cfg, memory=memory, out=cfg.out + memory))[:2], picture)
+    assert torch.allclose(share, plain, atol=0.01) and torch.equal(share, plain) == (memory == "thrifty")
+
+
 def test_the_command_leaves_its_pictures_and_a_model_that_diffusers_draws_alike(cfg, tmp_path):
     ended = subprocess.run([sys.executable, "attn_dreambooth.py", "--model", cfg.model, "--images", cfg.images,
                             "--class-name", "dog", "--steps", "1", "--batch-size", "1", "--sampling-steps", "2",

@@ -6,11 +6,12 @@ import pytest
 import torch
 from conftest import clip_tokenizer
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, ViTConfig, ViTModel
 
 import fidelity
 from files import UserError
-from stable_diffusion import TINY
+from stable_diffusion import TINY, StableDiffusion
 
 SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
 PICTURE = dict(SIZES, image_size=224, patch_size=56)
@@ -114,6 +115,20 @@ def test_a_model_draws_what_is_not_there_and_leaves_what_is(subject, measured):
     assert (folder / "drawn" / "01-1.png").read_bytes() == kept
     drawn = [Image.open(folder / "drawn" / name) for name in ("02-2.png", "class/4.png")]
     assert all(one.size == (64, 64) for one in drawn)
+
+
+def test_the_subject_is_called_as_its_method_learned_it(subject, measured, tmp_path, monkeypatch):
+    """An identifier stands before the noun; a word of Textual Inversion's is the noun."""
+    folder, arguments = subject
+    save_file({"<it>": torch.zeros(1, 128)}, tmp_path / "word.safetensors")
+    for more, subject_is in ((["--token", "sks"], "a sks dog on a rug"),
+                             (["--token", "<it>", "--embeds", tmp_path / "word.safetensors"], "a <it> on a rug")):
+        asked = []
+        monkeypatch.setattr(StableDiffusion, "sample", lambda sd, prompt, **how: (
+            asked.append(prompt) or [Image.new("RGB", (64, 64), "red")]))
+        (folder / "drawn" / "02-2.png").unlink()
+        measured(folder / "drawn", *arguments, *more, "--model", TINY, "--each", 2, "--class-images", 3)
+        assert subject_is in asked
 
 
 def test_the_benchmark_is_read_as_it_is_public(tmp_path, measured):
