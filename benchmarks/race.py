@@ -154,8 +154,9 @@ def main():
     for method in a.only:
         one = report[method] = race(method, subjects, a.examples.resolve(), a.lr or RATES[method])
         ours, theirs = one["seconds"]
-        until = "never |" if ours is None else f"{ours:.0f} | {ours / theirs:.2f}"
-        print(f"| {method} | {one['quality']:.2f} | {theirs:.0f} | {until} |", flush=True)
+        until = "never" if ours is None else f"{ours:.0f}"
+        ratio = f"{ours / theirs:.2f}" if ours and theirs else "-"  # theirs: 0 if nothing is learned
+        print(f"| {method} | {one['quality']:.2f} | {theirs:.0f} | {until} | {ratio} |", flush=True)
     if a.json:
         save_text(json.dumps(report, indent=1), Path(a.json))
 
