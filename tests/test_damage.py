@@ -8,6 +8,7 @@ from tiny_world import damage
 from tiny_world.damage import KINDS, UNSEEN, CarelessPen, damaged
 from tiny_world.draw import draw
 from tiny_world.figures import figure
+from tiny_world.pen import Pen
 from tiny_world.world import CLASSES, TRAITS, Scene, random_identity, random_scene
 
 ALL = (*KINDS, UNSEEN)
@@ -117,6 +118,33 @@ def test_only_what_every_individual_has_is_left_out(cls):
                 other = replace(scene.identity, traits=traits[:k] + (value,) + traits[k + 1:])
                 alike = draw(replace(scene, identity=other)).tobytes() in broken
                 assert not alike, f"{cls} {seed} with {name} {value}"
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_careless_pen_that_is_told_nothing_draws_with_care(cls):
+    """Else damage could be seen without any: by a right eye as wide as a left one."""
+    for seed in range(3):
+        scene = random_scene(np.random.default_rng(seed), random_identity(seed, cls))
+        scene = replace(scene, pose=replace(scene.pose, turn=1.0 - seed))
+        assert np.array_equal(figure(scene), figure(scene, CarelessPen(scene)))
+
+
+@pytest.mark.parametrize("cls", ["cat", "dog", "bear", "duck", "face", "robot"])
+def test_each_eye_can_be_left_out_by_itself_and_is_large_enough_to_be_chosen(cls, monkeypatch):
+    drawn = []
+    for name in ("eye", "almond", "lamp"):
+        real = getattr(Pen, name)
+        monkeypatch.setattr(Pen, name, lambda *how, real=real: drawn.append(1) or real(*how))
+    scene = plain(cls, 1)
+    figure(scene, whole := CarelessPen(scene))
+    assert len(drawn) == 2
+    left = []
+    for i, (size, needed) in enumerate(whole.parts):
+        drawn.clear()
+        figure(scene, CarelessPen(scene, {i: []}))
+        if len(drawn) == 1:
+            left.append((size > 0.1, needed))
+    assert left == [(True, True)] * 2
 
 
 def test_an_unknown_kind_is_an_error():

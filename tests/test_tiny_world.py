@@ -12,9 +12,9 @@ from PIL import Image
 
 from stable_diffusion import TINY, StableDiffusion
 from tiny_world.draw import draw, draw_all
-from tiny_world.examine import exam, frechet_distance, marks, told_apart, training_captions
+from tiny_world.examine import exam, frechet_distance, marks, told_apart
 from tiny_world.judge import ANSWERS, Judge, answers, equal_error_rate, individuals
-from tiny_world.pretrain import Config, scene
+from tiny_world.pretrain import Config, choose_pictures, scene
 from tiny_world.subjects import SUBJECTS, WHO, crowd, scenes, view
 from tiny_world.world import (CLASSES, COLOURS, CONTEXTS, HELD_OUT, IDENTIFIERS, LAST, RARE_PATTERNS, SECOND, TRAITS,
                               caption, random_scene)
@@ -85,7 +85,8 @@ def test_identifiers_are_single_tokens_and_in_no_caption():
 
 def test_no_question_of_the_exam_was_ever_a_caption():
     cfg = Config(pictures=400, batch=32)
-    seen = training_captions(cfg, [scene(cfg, i) for i in range(cfg.pictures)], 100)
+    scenes = [scene(cfg, i) for i in range(cfg.pictures)]
+    seen = {text for step in range(100) for text in choose_pictures(cfg, step, scenes)[1]}
     asked = [prompt for prompt, _, _ in exam(64)]
     again = exam(64, {*asked[::2], *seen})
     assert len(again) == 64 and not {prompt for prompt, _, _ in again} & {*asked[::2], *seen}

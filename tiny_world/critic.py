@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from command import check_state, read_state, run, write_state
-from files import UserError, load_tensors, save_tensors
+from files import UserError, load_tensors, save_tensors, save_text
 from stable_diffusion import TINY, StableDiffusion
 from tiny_world.damage import CLEAR, KINDS, UNSEEN, damaged
 from tiny_world.draw import draw_all
@@ -77,7 +77,8 @@ class Critic(nn.Module):
     @classmethod
     def load(cls, path=FILE):
         if not path.exists():
-            raise UserError(f"{path} is not there: python -m tiny_world.critic --train makes it")
+            raise UserError(f"{path} is not there; it is made by: python -m tiny_world.critic "
+                            f"--train --out {path}")
         critic = cls()
         critic.load_state_dict(convert(load_tensors(path), torch.float32))
         return critic.eval()
@@ -150,7 +151,7 @@ def train(steps, work, out, resume):
     weights = list(critic.state_dict().values())
 
     state = work / "state.safetensors"
-    settings = {"steps": steps}
+    settings = {"steps": steps, "pictures": str(pictures["about"])}
     first = 0
     if resume and state.exists():
         check_state(state, settings)
@@ -220,7 +221,7 @@ def main():
     for name, value in report.items():
         print(f"{name:22s}{value:8.2f}%")
     if a.json:
-        Path(a.json).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        save_text(json.dumps(report, indent=2), Path(a.json))
 
 
 if __name__ == "__main__":

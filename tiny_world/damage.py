@@ -72,10 +72,17 @@ class CarelessPen(Pen):
         for shift in self.next_shifts(0.0):  # too thin to be missed
             super().rope(np.asarray(points, float) + shift, *how, **more)
 
-    def eyes(self, places, r, *how, **more):
-        for place in places:
-            for shift in self.next_shifts(area_of_eye(r)):
-                super().eyes([np.asarray(place) + shift], r, *how, **more)
+    def eye(self, x, y, r, *how):
+        for dx, dy in self.next_shifts(area_of_eye(r)):
+            super().eye(x + dx, y + dy, r, *how)
+
+    def almond(self, x, y, r, *how):
+        for dx, dy in self.next_shifts(area_of_eye(r)):
+            super().almond(x + dx, y + dy, r, *how)
+
+    def lamp(self, x, y, r, *how):
+        for dx, dy in self.next_shifts(area_of_eye(r)):
+            super().lamp(x + dx, y + dy, r, *how)
 
 
 def somewhere(rng, near, far):

@@ -1,15 +1,14 @@
 """Examines the base model: python -m tiny_world.pretrain --examine. Does it draw what the prompt
 says?
 
-512 prompts that were never a caption of its training (all captions are made again to be sure), each
-with several things asked at once; one picture each by 30 DDIM steps; the judge reads what is in it.
-Real drawings of the same prompts stand beside the model's: what the judge makes of those is the
-ceiling. Two more questions: do the unused identifiers mean nothing, and how much does the
-autoencoder lose?
+512 prompts that are no caption of the training that the flags describe (its captions are made again
+to be sure), each with several things asked at once; one picture each by 30 DDIM steps; the judge
+reads what is in it. Real drawings of the same prompts stand beside the model's: what the judge
+makes of those is the ceiling. Do the unused identifiers mean nothing, and how much does the
+autoencoder lose? And are the figures as they should be (the critic, below)?
 """
 import time
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from tiny_world.critic import Critic
 from tiny_world.draw import draw, draw_all
 from tiny_world.judge import Judge, as_input, through_the_vae
 from tiny_world.world import (ACCESSORIES, CLASSES, COLOURS, CONTEXTS, IDENTIFIERS, LIVE, STYLES,
-                              Scene, article, caption, choose, random_identity, random_pose,
+                              Scene, article, choose, random_identity, random_pose,
                               random_scene, wearing)
 
 NAMES = {  # of the questions: here, and as the judge has them
@@ -32,17 +31,6 @@ NAMES = {  # of the questions: here, and as the judge has them
 
 
 # === does it draw what the prompt says? ===========================================================
-
-def training_captions(cfg, scenes, steps):
-    """Every caption that the training had, as a set: each step's chance is its own, so they can be
-    said again."""
-    seen = set()
-    for step in range(steps):
-        rng = np.random.default_rng([cfg.seed, 2, step])
-        rows = rng.integers(len(scenes), size=cfg.batch)
-        seen |= {caption(scenes[i], rng) for i in rows if not rng.random() < cfg.empty}
-    return seen
-
 
 def draw_question(rng, cls):
     """(prompt, {question: right answer}) of a class; a question is only asked if the prompt answers
@@ -178,7 +166,8 @@ def examine(sd, seen=(), count=512):
 #     frechet       the Frechet distance of the identity vectors to those of real drawings, x 1000
 #     whole         the share whose figure the critic calls whole
 #
-# Real drawings have gone through the autoencoder: what it loses is not the diffusion's fault.
+# Real drawings, but for the 400, have gone through the autoencoder: what it loses is not the
+# diffusion's fault.
 
 def portraits(first, count, seed):
     """Scenes of `count` individuals of each class, plain photos of the figure alone, one after the
@@ -193,13 +182,15 @@ def portraits(first, count, seed):
 
 
 def frechet_distance(a, b):
-    """Between two sets of vectors (n, d), (m, d), each taken for a Gaussian (Heusel et al. 2017),
-    times 1000."""
+    """Between two sets of vectors (n, d), (m, d), each taken for a Gaussian of mean m and
+    covariance C (Heusel et al. 2017), times 1000:
+
+        |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
+
+    """
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    values, axes = torch.linalg.eigh(cov_a)
-    root = axes @ torch.diag(values.clamp(min=0).sqrt()) @ axes.T
-    both = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    both = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()  # a root's trace
     means = (a.mean(0) - b.mean(0)).square().sum()
     return 1000 * (means + cov_a.trace() + cov_b.trace() - 2 * both).item()
 
@@ -264,24 +255,22 @@ class Figures:
                     "whole": (whole > 0.5).float().mean().item()}
         return measures, dict(zip(CLASSES, well.tolist()))
 
-    @lru_cache(maxsize=1)
-    def draw(self, sd, guidance=None):
-        """The model's pictures of what the real portraits show, in words: class and place."""
+    def draw(self, sd):
+        """The model's pictures, (n, 64, 64, 3) bytes, of what the real portraits show, in words:
+        class and place."""
         prompts = [f"a photo of {article(scene.identity.cls)} {CONTEXTS[scene.context][0]}"
                    for scene in self.scenes]
-        return draw_each(sd, prompts, 32, steps=25, sampler="dpm++", guidance=guidance)
+        drawn = draw_each(sd, prompts, 32, steps=25, sampler="dpm++")
+        return np.stack([np.asarray(picture) for picture in drawn])
 
-    def report(self, sd, guidance=None):
-        return self.measure(np.stack([np.asarray(picture) for picture in self.draw(sd, guidance)]))
-
-    def beside_drawings(self, sd):
+    def beside_drawings(self, pictures):
         """A sheet of 64 of the model's pictures, the first four of each class, beside 64
         drawings."""
-        pictures = self.draw(sd)
         rows = []
         for first in range(0, len(pictures), 2 * self.count):  # of two classes
             eight = [*range(first, first + 4), *range(first + self.count, first + self.count + 4)]
-            drawn = [Image.fromarray(self.drawings[i]) for i in eight]
+            drawn, real = [[Image.fromarray(which[i]) for i in eight]
+                           for which in (pictures, self.drawings)]
             title = "" if rows else "the model's pictures  |  drawings"
-            rows.append((title, [*(pictures[i] for i in eight), None, *drawn]))
+            rows.append((title, [*drawn, None, *real]))
         return sheet(rows, 64)

@@ -10,11 +10,11 @@ accessory, colour, style, finish and shape, and gives each picture a vector in w
 individual lie close together and those of two individuals of the same class far apart.
 
 What is no drawing of the world (noise, blanks, blends of two pictures) it must refuse: `drawing` is
-the probability that a picture is one, and below one half no other answer counts.
+whether a picture is one, and if not, no other answer counts. It learns by the sum of each
+question's cross entropy, where the picture has an answer, and a contrastive loss of the vectors.
 """
 import argparse
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from command import check_state, read_state, run, write_state
-from files import UserError, load_tensors, save_tensors
+from files import UserError, beside, load_tensors, save_tensors, save_text
 from pictures import to_tensor
 from stable_diffusion import TINY, StableDiffusion
 from tiny_world.draw import draw_all
@@ -107,7 +107,8 @@ class Judge(nn.Module):
     @classmethod
     def load(cls, path=FILE):
         if not path.exists():
-            raise UserError(f"{path} is not there: python -m tiny_world.judge --train makes it")
+            raise UserError(f"{path} is not there; it is made by: python -m tiny_world.judge "
+                            f"--train --out {path}")
         judge = cls()
         judge.load_state_dict(convert(load_tensors(path), torch.float32))
         return judge.eval()
@@ -158,14 +159,14 @@ def individuals(seed, first, count, views, twins=False):
     """`count` identities of every class, each in `views` photos, one after the other. With twins,
     every second one has the colours of the one before it and only its other numbers are its own."""
     rng = np.random.default_rng(seed)
-    scenes = []
+    scenes, colour, second = [], "", ""
     for cls in CLASSES:
         for i in range(count):
             rare = bool(rng.random() < 0.2) and cls != "face"
             who = random_identity(first + i, cls, rare)
             if twins and i % 2:
-                who = replace(who, colour=previous.colour, second=previous.second)
-            previous = who
+                who = replace(who, colour=colour, second=second)
+            colour, second = who.colour, who.second
             for _ in range(views):
                 scenes.append(replace(random_scene(rng, who), style="photo", cube=False))
     return scenes
@@ -205,11 +206,11 @@ def as_input(pictures):
 def through_the_vae(pictures, vae):
     """(pictures, 64, 64, 3) bytes, encoded and decoded again: what the best possible generated
     picture looks like."""
-    decoded = []
+    decoded, device = [], vae.quant_conv.weight.device
     for part in np.array_split(pictures, len(pictures) // 200 + 1):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=HALF_IS_FAST):
-            mean, _ = vae.encode(as_input(part))
-            decoded.append(vae.decode(mean).float())
+            mean, _ = vae.encode(as_input(part).to(device))
+            decoded.append(vae.decode(mean).float().cpu())
     pixels = ((torch.cat(decoded) + 1) * 127.5).round().clamp(0, 255).byte()
     return pixels.permute(0, 2, 3, 1).numpy()
 
@@ -221,9 +222,8 @@ def is_kept(path, about):
 
 def keep_pictures(path, about, pictures):
     """{name: (pictures, 64, 64, 3) bytes} into one file, which is whole or not there."""
-    beside = path.with_name("partial.npz")
-    np.savez(beside, about=about, **pictures)
-    os.replace(beside, path)
+    with beside(path) as place, open(place, "wb") as file:
+        np.savez(file, about=about, **pictures)
 
 
 def material(work, vae):
@@ -251,7 +251,11 @@ ALL_KINDS, SPOILED = 48, 16    # in a batch, before and behind the photos of ind
 
 def contrastive(vectors, who, temperature=0.1):
     """Supervised contrastive loss (Khosla et al. 2020, eq. 2): each picture should pick out those
-    of its own individual."""
+    of its own individual. With z the vectors and P(i) the other pictures of i's individual,
+
+        mean over i, and over p in P(i), of  -log(exp(z_i z_p / 0.1) / sum_a!=i exp(z_i z_a / 0.1))
+
+    """
     itself = torch.eye(len(who), dtype=torch.bool)
     similar = (vectors @ vectors.T / temperature).masked_fill(itself, -1e9)
     same = (who[:, None] == who[None]) & ~itself
@@ -368,12 +372,12 @@ def equal_error_rate(vectors, who):
     pairs = torch.triu(torch.ones_like(similar, dtype=torch.bool), diagonal=1)
     same = (who[:, None] == who[None])[pairs]
     genuine = similar[pairs][same].sort().values
-    others = similar[pairs][~same].sort().values
+    impostors = similar[pairs][~same].sort().values
     thresholds = torch.linspace(-1, 1, 2001)
-    missed = torch.searchsorted(genuine, thresholds) / len(genuine)
-    fooled = 1 - torch.searchsorted(others, thresholds) / len(others)
-    best = (missed - fooled).abs().argmin()
-    return (0.5 * (missed[best] + fooled[best])).item()
+    false_reject = torch.searchsorted(genuine, thresholds) / len(genuine)
+    false_accept = 1 - torch.searchsorted(impostors, thresholds) / len(impostors)
+    best = (false_reject - false_accept).abs().argmin()
+    return (0.5 * (false_reject[best] + false_accept[best])).item()
 
 
 def mean_error_rate(vectors, people, views):
@@ -450,7 +454,7 @@ def main():
         print(f"{name:22s}{share:9.2f}%{report['through the VAE'][name]:17.2f}%")
     print(f"of what is no drawing, refused: {report['refused of what is no drawing']:.2f}%")
     if a.json:
-        Path(a.json).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        save_text(json.dumps(report, indent=2), Path(a.json))
 
 
 if __name__ == "__main__":

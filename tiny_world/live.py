@@ -319,13 +319,9 @@ def hair_on_top(p, cut, x, y, w, h):
 
 
 def eye_and_brow(p, t, ex, ey, r, s):
-    """An almond with iris and pupil, which look where the head does. Not `Pen.eyes`."""
     hair = p.second
     iris = pick(t.eye_colour, ((76, 150, 84), (70, 140, 220), (122, 76, 42), (120, 128, 140)))
-    p.flat(oval(ex, ey, r * 1.25, r), WHITE, edge=DARK)
-    p.flat(oval(ex + 0.25 * r * p.turn, ey, r * 0.78), iris)
-    p.flat(oval(ex + 0.25 * r * p.turn, ey, r * 0.45), DARK)
-    p.flat(oval(ex - 0.25 * r, ey + 0.35 * r, r * 0.3), WHITE)
+    p.almond(ex, ey, r, iris)
     slant, by = s * 0.22 * (t.brows * 3 % 1 - 0.5), ey + r + 0.08
     p.line([(ex - 0.14, by - slant), (ex + 0.14, by + slant)],
            ink(hair) if bright(hair) > 60 else DARK, 0.045 + 0.07 * t.brows)
@@ -473,9 +469,7 @@ def robot(p, t):
     glow = pick(t.eyes * 3 % 1, ((90, 230, 250), (255, 226, 90), (130, 250, 130)))
     r = 0.115 + 0.035 * t.eyes
     eyes = [(f - 0.4 * w, mid + 0.1), (f + 0.4 * w, mid + 0.1)]
-    for ex, ey in eyes:
-        p.flat(oval(ex, ey, r), glow)
-        p.flat(oval(ex - 0.03, ey + 0.04, r * 0.4), WHITE)
+    for ex, ey in eyes: p.lamp(ex, ey, r, glow)
     my = mid - 0.2
     if mouth == "grille":
         p.flat(pad(f - 0.22, my - 0.05, f + 0.22, my + 0.05), WHITE, edge=DARK)

@@ -326,13 +326,28 @@ class Pen:
             solid.paste(tone, (0, 0), amount.resize(size, Image.BILINEAR))
         self.layer.paste(solid, box, mask)
 
-    def eyes(self, places, r, iris, pupil=0.66, tall=1.0):
-        """Two round eyes with highlights; the one on the far side of a turned head is narrower."""
-        for (x, y), side in zip(places, (-1, 1)):
-            rx = r * (1 - 0.22 * max(0.0, side * self.turn))
-            self.flat(oval(x, y, rx, r * tall), iris, edge=DARK)
-            self.flat(oval(x, y, rx * pupil, r * pupil * tall), DARK)
-            self.flat(oval(x - 0.3 * rx, y + 0.36 * r, 0.38 * r), WHITE)
+    def eyes(self, places, r, *how):
+        """Two round ones."""
+        for (x, y), side in zip(places, (-1, 1)): self.eye(x, y, r, side, *how)
+
+    def eye(self, x, y, r, side, iris, pupil=0.66, tall=1.0):
+        """A round eye with a highlight; on the far side of a turned head it is narrower."""
+        rx = r * (1 - 0.22 * max(0.0, side * self.turn))
+        self.flat(oval(x, y, rx, r * tall), iris, edge=DARK)
+        self.flat(oval(x, y, rx * pupil, r * pupil * tall), DARK)
+        self.flat(oval(x - 0.3 * rx, y + 0.36 * r, 0.38 * r), WHITE)
+
+    def almond(self, x, y, r, iris):
+        """An eye of a person, which looks where the head does."""
+        self.flat(oval(x, y, r * 1.25, r), WHITE, edge=DARK)
+        self.flat(oval(x + 0.25 * r * self.turn, y, r * 0.78), iris)
+        self.flat(oval(x + 0.25 * r * self.turn, y, r * 0.45), DARK)
+        self.flat(oval(x - 0.25 * r, y + 0.35 * r, r * 0.3), WHITE)
+
+    def lamp(self, x, y, r, glow):
+        """An eye of a robot."""
+        self.flat(oval(x, y, r), glow)
+        self.flat(oval(x - 0.03, y + 0.04, r * 0.4), WHITE)
 
     def box(self):
         """The cube: draws side, top (`lid`) and front; returns the front's centre (x also as

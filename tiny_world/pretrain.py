@@ -2,18 +2,25 @@
 
     tokenizer    byte-pair merges from the world's captions and a page of English        seconds
     pictures     drawn once, kept in runs/pretrain                                       minutes
-    vae          pictures <-> latents, squared error and a light pull towards N(0, 1)    an hour
+    vae          pictures <-> latents                                                    an hour
     diffusion    text encoder and UNet together, with EMA, from random weights           many hours
                  or from those of another model, which may be narrower (--start)
 
+With means over all numbers, y a picture x after encoder and decoder, and v, x_t as in ddpm.py,
+
+    vae          loss = (y - x)^2 + 0.1 |y - x| + 1e-4 KL,   KL = (mean^2 + std^2 - 1) / 2 - log std
+    diffusion    loss = (v - v_theta(x_t, t, words))^2 - align * `alignment` with the judge
+    EMA          shadow <- keep * shadow + (1 - keep) * weights,  keep = 0.999 but for the beginning
+
 Every random choice of a step comes from (seed, step), and the state is saved every few minutes by
 writing beside and renaming: with --resume a run that was killed at any moment ends in the same bits
-as one that was not. A grid of samples is written each time. The result is a folder in the public
-layout, as the chapters load it: runs/pretrain/model. What the one that is shipped,
-tiny_world/model, came from, what it cost and how it does is in tiny_world/README.md. """
+as one that was not. Every hour and at the end the model, a grid of samples and what the critic says
+are written. The result is a folder in the public layout, as the chapters load it:
+runs/pretrain/model. What the one that is shipped, tiny_world/model, came from, what it cost and how
+it does is in tiny_world/README.md.
+"""
 import collections
 import json
-import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,13 +32,13 @@ import torch.nn.functional as F
 
 from clip_text import BYTES, END, START, CLIPText, CLIPTextConfig, Tokenizer, words
 from command import check_state, parse_flags, read_state, run, write_state
-from files import UserError
+from files import UserError, beside, save_text
 from ddpm import ScheduleConfig
 from pictures import sheet
 from stable_diffusion import TINY, StableDiffusion
 from tiny_unet import Attention, UNet, UNetConfig
 from tiny_world.draw import draw, draw_all
-from tiny_world.examine import Figures, examine, training_captions
+from tiny_world.examine import Figures, examine
 from tiny_world.judge import HALF_IS_FAST, Judge, as_input
 from tiny_world.widen import Widening
 from tiny_world.world import FILLERS, IDENTIFIERS, caption, random_scene
@@ -54,7 +61,7 @@ class Config:
     batch: int = 64
     lr: float = 2e-3               # of the diffusion stage, whose optimizer is Muon
     align: float = 0.5             # weight of `alignment` with the judge; 0: without
-    align_steps: int = 8_000       # so long; it helps at first
+    align_steps: int = 8_000       # steps with `alignment`; it helps at first
     warmup: int = 500
     decay: float = 0.25            # share of the steps that bring the learning rate down to zero
     ema: float = 0.999
@@ -77,6 +84,8 @@ UNET_CONFIG = UNetConfig(
     layers_per_block=1, attention_head_dim=4, cross_attention_dim=128, norm_num_groups=16,
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+# The schedule ends in nothing but noise, from which no eps tells x_0: so v, and samplers that begin
+# at T - 1 ("trailing").
 SCHEDULE_CONFIG = ScheduleConfig(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
     prediction_type="v_prediction", set_alpha_to_one=False, steps_offset=1,
@@ -138,11 +147,11 @@ def make_pictures(cfg, work):
     if path.exists() and are_of(cfg, np.load(path, mmap_mode="r")):
         return np.load(path, mmap_mode="r")
     start, shape = time.time(), (cfg.pictures, 64, 64, 3)
-    pictures = np.lib.format.open_memmap(work / "pictures.tmp", "w+", np.uint8, shape)
-    for i, picture in enumerate(draw_all(scene(cfg, i) for i in range(cfg.pictures))):
-        pictures[i] = picture
-    pictures.flush()
-    os.replace(work / "pictures.tmp", path)
+    with beside(path) as place:
+        pictures = np.lib.format.open_memmap(place, "w+", np.uint8, shape)
+        for i, picture in enumerate(draw_all(scene(cfg, i) for i in range(cfg.pictures))):
+            pictures[i] = picture
+        pictures.flush()
     print(f"pictures: {cfg.pictures} drawn in {time.time() - start:.0f} s", flush=True)
     return np.load(path, mmap_mode="r")
 
@@ -223,14 +232,14 @@ def encode_all(cfg, work, vae, pictures):
     """All latents' means, fp16 (pictures, 8, 16, 16), and the factor that brings them to unit
     variance."""
     path = work / "latents.npy"
-    if not (cfg.resume and path.exists()):
+    if not (cfg.resume and path.exists() and len(np.load(path, mmap_mode="r")) == len(pictures)):
         vae, latents = vae.to(cfg.device), []
         for i in range(0, len(pictures), 250):
             with autocast(cfg):
                 mean, _ = vae.encode(as_input(pictures[i:i + 250]).to(cfg.device))
             latents.append(mean.half().cpu().numpy())
-        np.save(work / "latents.tmp.npy", np.concatenate(latents))
-        os.replace(work / "latents.tmp.npy", path)
+        with beside(path) as place, open(place, "wb") as file:
+            np.save(file, np.concatenate(latents))
     latents = torch.from_numpy(np.load(path))
     return latents, 1 / latents[:5000].float().std().item()
 
@@ -245,9 +254,14 @@ def attention(q, k, v):
 
 class Muon(torch.optim.AdamW):
     """AdamW, but matrices (groups with muon=True) step along the nearest orthogonal matrix to their
-    momentum, so that a step is as long in the directions that gradients seldom have as in those
-    that they always have (Jordan et al. 2024; the factor 0.2 sqrt(columns) makes a step as long as
-    Adam's: Liu et al. 2025). Here it learns in half the pictures."""
+    momentum (Jordan et al. 2024; the factor makes a step as long as Adam's: Liu et al. 2025):
+
+        M <- 0.95 M + 0.05 G                             G the gradient, (rows <= columns)
+        O  = orthogonal(0.95 M + 0.05 G)                 U V^T of the decomposition U S V^T
+        W <- (1 - lr * decay) W - lr * 0.2 sqrt(columns) O
+
+    All singular values of a step are about 1: it is as long in the directions that gradients seldom
+    have as in those that they always have. Here it learns in half the pictures."""
 
     @torch.no_grad()
     def step(self):
@@ -274,9 +288,9 @@ class Muon(torch.optim.AdamW):
 
     @staticmethod
     def orthogonal(x):  # (matrices, rows, columns), rows <= columns
-        """Newton-Schulz: five times x <- p(x x^T) x, which pulls every singular value towards 1.
-        All is told by x x^T, which is smaller than x: p is found from it, and x is multiplied
-        once."""
+        """Newton-Schulz: five times x <- p(S) x with S = x x^T, p(S) = 3.4445 - 4.775 S + 2.0315
+        S^2, which pulls every singular value to about 1. S is smaller than x and tells how it goes
+        on, so x is multiplied once, by all five."""
         x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
         square, one = x @ x.mT, torch.eye(x.shape[1], device=x.device)
         total = one
@@ -293,16 +307,15 @@ def quieten(tokenizer, table, untouched):
     near those of the words that say nothing ("nice", "new"), each its own, and shorter: then "a sks
     teapot" is any teapot, and a method can turn the word to something in a few steps."""
     fillers = table[[i for word in FILLERS if len(ids := tokenizer.encode(word)) == 1 for i in ids]]
-    chance = torch.randn(len(table), table.shape[1], generator=torch.Generator().manual_seed(0))
-    table[untouched] = 0.3 * (fillers.mean(0) + fillers.std(0) * chance)[untouched]
+    eps = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)).to(table)
+    table[untouched] = 0.3 * (fillers.mean(0) + fillers.std(0) * eps)[untouched]
 
 
 # === diffusion: the training ======================================================================
 
-def how_often(T):
-    """Of each t up to T, how often it or a smaller one is trained on, (T,): most in the middle,
-    where it is decided what the picture shows (logit-normal, Esser et al. 2024), but a fifth of all
-    steps evenly."""
+def distribution_of_t(T):
+    """P(t' <= t) for each t, (T,). Most are in the middle, where it is decided what the picture
+    shows: with u = t / T, four fifths logit-normal (Esser et al. 2024), one fifth uniform."""
     u = (torch.arange(T) + 0.5) / T
     density = torch.exp(-0.5 * torch.log(u / (1 - u)) ** 2) / (u * (1 - u))
     return torch.cumsum(0.8 * density / density.sum() + 0.2 / T, dim=0)
@@ -323,7 +336,7 @@ def start_networks(cfg, tokenizer, vae, scale):
     if cfg.start:
         begun = StableDiffusion.from_pretrained(cfg.start)
         text.load_state_dict(begun.text.state_dict())
-        Widening(begun.unet, unet, cfg.seed)  # of the same width: a copy
+        Widening(begun.unet, unet, cfg.seed)  # of the same width: a copy, but for its time layers
     if cfg.device == "cpu" and cfg.dtype == "bfloat16":
         for module in unet.modules():
             if isinstance(module, Attention):
@@ -341,10 +354,10 @@ def start_networks(cfg, tokenizer, vae, scale):
 
 def make_optimizer(cfg, sd, head):
     live = [*sd.unet.parameters(), *sd.text.parameters(), *head.parameters()]
-    edges = [sd.unet.conv_in.weight, sd.unet.conv_out.weight, sd.text.table.weight,
-             sd.text.text_model.embeddings.position_embedding.weight]
-    matrices = [p for p in live if p.ndim > 1 and not any(p is edge for edge in edges)]
-    others = [p for p in live if not any(p is matrix for matrix in matrices)]
+    edges = {sd.unet.conv_in.weight, sd.unet.conv_out.weight, sd.text.table.weight,
+             sd.text.text_model.embeddings.position_embedding.weight}  # what goes in and comes out
+    matrices = [p for p in live if p.ndim > 1 and p not in edges]
+    others = [p for p in live if p.ndim == 1 or p in edges]
     # No weight decay on the table: it would pull words that are rare, and identifiers that never
     # occur, towards zero.
     return Muon([{"params": matrices, "muon": True, "weight_decay": 0.05},
@@ -352,42 +365,48 @@ def make_optimizer(cfg, sd, head):
                 lr=cfg.lr, betas=(0.9, 0.99), fused=True)
 
 
-def draw_batch(cfg, step, scenes, latents, levels):
-    """The pictures of a step by their numbers, their captions, and on the device latents, noise and
-    t: (b, c, y, x) twice, (b,)."""
+def choose_pictures(cfg, step, scenes):
+    """The numbers of a step's pictures, and their captions."""
     rng = np.random.default_rng([cfg.seed, 2, step])
+    rows = np.sort(rng.integers(len(scenes), size=cfg.batch))
+    return rows, ["" if rng.random() < cfg.empty else caption(scenes[i], rng) for i in rows]
+
+
+def draw_noise(cfg, step, latents, cdf):
+    """x_0 of a step's latents, eps, t: (b, c, y, x) twice, (b,), on the device."""
     noise = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
-    rows = np.sort(rng.integers(len(latents), size=cfg.batch))
-    captions = ["" if rng.random() < cfg.empty else caption(scenes[i], rng) for i in rows]
-    x_0 = latents[rows].float()
-    # t from equal slices, one a picture: every batch sees all levels, so the loss is less noisy.
+    # One t from each of b equally likely slices, whose order is random: every batch sees all noise
+    # levels, and the loss is less noisy.
     slices = torch.rand(1, generator=noise) + torch.randperm(cfg.batch, generator=noise) / cfg.batch
-    t = torch.searchsorted(levels, slices % 1).clamp(max=len(levels) - 1)
+    t = torch.searchsorted(cdf, slices % 1).clamp(max=len(cdf) - 1)
+    x_0 = latents.float()
     eps = torch.randn(x_0.shape, generator=noise)
-    return rows, captions, x_0.to(cfg.device), eps.to(cfg.device), t.to(cfg.device)
+    return x_0.to(cfg.device), eps.to(cfg.device), t.to(cfg.device)
 
 
 def predict(cfg, sd, captions, x_t, t):
-    """The network's output, and its map in the middle: 8 x 8, where the second level ends."""
+    """The UNet's output (b, 8, 16, 16), and its feature map (b, 160, 8, 8) where the second level
+    of the way down ends."""
     seen = []
     hook = sd.unet.down_blocks[1].attentions[-1].register_forward_hook(
         lambda module, inputs, output: seen.append(output))
-    words = sd.text(sd.tokenizer(captions).to(cfg.device))  # in float32: small, and faster so
+    context = sd.text(sd.tokenizer(captions).to(cfg.device))  # in float32: small, and faster so
     with autocast(cfg):
-        output = sd.unet(x_t, t, words)
+        output = sd.unet(x_t, t, context)
     hook.remove()
     return output.float(), seen[0]
 
 
-def alignment(cfg, head, judge, middle, pictures):
-    """How well the judge's map of the clean picture can be told from the UNet's middle (Yu et al.
-    2024, REPA): the mean cosine. The judge has seen what ears and spouts are; a denoiser finds that
-    out late, and sooner if it is asked. pictures (b, 64, 64, 3) bytes; middle (b, c, 8, 8)."""
+def alignment(cfg, head, judge, features, pictures):
+    """The mean cosine of the judge's feature map of the clean picture and what `head` makes of the
+    UNet's, position by position (REPA: Yu et al. 2024). The judge has seen what ears and spouts
+    are; a denoiser finds that out late, and sooner if it is asked. features (b, 160, 8, 8),
+    pictures (b, 64, 64, 3) bytes."""
     with autocast(cfg):
         with torch.no_grad():
             stem = F.relu(judge.stem(as_input(pictures).to(cfg.device)))
             truth = judge.blocks[:3](stem)                                      # (b, 160, 8, 8)
-        guess = head(middle)
+        guess = head(features)
     return F.cosine_similarity(guess.float(), truth.float(), dim=1).mean()
 
 
@@ -398,14 +417,14 @@ def train_diffusion(cfg, work, tokenizer, vae, pictures, latents, scale):
     shadow = [p.detach().clone() for p in sampled]  # the weights' exponential mean: the result
     live, state = [*sampled, *head.parameters()], work / "diffusion.safetensors"
     about = settings(cfg, ("vae_steps", "vae_batch", "vae_lr", "batch", "lr", "ema", "empty",
-                           "align", "align_steps", "start"))
+                           "align", "align_steps", "vae", "start"))
     numbers = resume(cfg, state, about, [*live, *shadow], optimizer, cfg.steps)
     planned = numbers.get("steps", cfg.steps)
     if planned != cfg.steps and numbers["step"] > (1 - cfg.decay) * min(cfg.steps, planned):
         raise UserError(f"--steps {cfg.steps}: after step {numbers['step']} of {planned} the "
                         "learning rate was falling already")
     judge = Judge.load().to(cfg.device) if cfg.align else None
-    scenes, levels = [scene(cfg, i) for i in range(cfg.pictures)], how_often(sd.schedule.T)
+    scenes, cdf = [scene(cfg, i) for i in range(cfg.pictures)], distribution_of_t(sd.schedule.T)
     figures = Figures(sd.vae)
     sizes = [sum(p.numel() for p in network.parameters()) for network in (sd.unet, sd.text)]
     print(f"diffusion: unet {sizes[0]:,} + text {sizes[1]:,} parameters, from step "
@@ -416,13 +435,14 @@ def train_diffusion(cfg, work, tokenizer, vae, pictures, latents, scale):
     for step in range(numbers["step"], cfg.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(cfg, step, cfg.steps, cfg.lr)
-        rows, captions, x_0, eps, t = draw_batch(cfg, step, scenes, latents, levels)
+        rows, captions = choose_pictures(cfg, step, scenes)
+        x_0, eps, t = draw_noise(cfg, step, latents[rows], cdf)
         x_0 = x_0 * scale
-        output, middle = predict(cfg, sd, captions, sd.schedule.add_noise(x_0, eps, t), t)
+        output, features = predict(cfg, sd, captions, sd.schedule.add_noise(x_0, eps, t), t)
         loss = F.mse_loss(output, sd.schedule.target(x_0, eps, t))
         aligned = torch.zeros(())
         if cfg.align and step < cfg.align_steps:
-            aligned = alignment(cfg, head, judge, middle, pictures[rows])
+            aligned = alignment(cfg, head, judge, features, pictures[rows])
         optimizer.zero_grad()
         (loss - cfg.align * aligned).backward()
         torch.nn.utils.clip_grad_norm_(live, 1.0)
@@ -459,7 +479,7 @@ def look(cfg, sd, figures, work, step):
     """Every hour, and at the end: the model in its folder, a grid, the critic's numbers."""
     sd.save(cfg.out or work / "model", half=True)
     grid(sd, work / f"samples_{step:06d}.png")
-    report, _ = figures.report(sd)
+    report, _ = figures.measure(figures.draw(sd))
     print(f"step {step:6d}  " + "  ".join(f"{name} {value:.3f}" for name, value in report.items()),
           flush=True)
 
@@ -489,7 +509,8 @@ def grid(sd, path):
 
 def print_examination(cfg):
     sd = StableDiffusion.from_pretrained(cfg.out or TINY)
-    seen = training_captions(cfg, [scene(cfg, i) for i in range(cfg.pictures)], cfg.steps)
+    scenes = [scene(cfg, i) for i in range(cfg.pictures)]
+    seen = {text for step in range(cfg.steps) for text in choose_pictures(cfg, step, scenes)[1]}
     report, pictures = examine(sd, seen)
     print(f"{report['prompts']} prompts that are none of {len(seen):,} captions of the training, "
           f"30 DDIM steps, guidance {report['guidance']}")
@@ -501,7 +522,8 @@ def print_examination(cfg):
             print(f"{name}: {value:.2f}")
 
     figures = Figures(sd.vae)
-    report["figures"], by_class = figures.report(sd)
+    drawn = figures.draw(sd)
+    report["figures"], by_class = figures.measure(drawn)
     for name, value in report["figures"].items():
         print(f"{name}: {value:.3f}")
     print("well formed: " + ", ".join(f"{cls} {share:.2f}" for cls, share in by_class.items()))
@@ -510,9 +532,9 @@ def print_examination(cfg):
     work = Path(cfg.work)
     work.mkdir(parents=True, exist_ok=True)
     sheet([("", pictures[i:i + 16]) for i in range(0, 256, 16)], 64).save(work / "examination.png")
-    figures.beside_drawings(sd).save(work / "figures.png")
+    figures.beside_drawings(drawn).save(work / "figures.png")
     if cfg.json:
-        Path(cfg.json).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        save_text(json.dumps(report, indent=2), Path(cfg.json))
 
 
 def main(cfg):
