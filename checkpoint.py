@@ -281,13 +281,13 @@ def load_module(module, tensors, where):
         given, wanted = tensors[name].shape, expected[name].shape
         if tensors[name].squeeze().shape == expected[name].squeeze().shape:
             tensors[name] = tensors[name].reshape(wanted)  # a 1x1 convolution is a linear layer
-        elif given != wanted:
+        else:
             problems.append(f"{name} is {list(given)} and should be {list(wanted)}")
     if problems:
         first = "; ".join(sorted(problems)[:3])
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{where} does not fit its config.json: {first}{more}")
-    module.load_state_dict({name: tensors[name] for name in expected}, strict=True, assign=True)
+    module.load_state_dict(tensors, assign=True)
     return module
 
 

@@ -175,7 +175,7 @@ def check_size(size, unit, least):
     """The side of the pictures in pixels: a multiple of what one position of the network stands
     for."""
     if size % unit or size < least:
-        raise UserError(f"--size {size}: a multiple of {unit}, please")
+        raise UserError(f"--size {size}: a multiple of {unit}, {least} or more, please")
 
 
 def works(device):
@@ -217,7 +217,7 @@ def pick_dtype(name, device, memory=None):
 
 def check_state(path, settings):
     """Refuses a state that was made with other settings."""
-    [then] = read_metadata(path, ["settings"], ": leave out --resume")
+    then = read_metadata(path, "settings", ": leave out --resume")
     if changed := [name for name in settings | then if then.get(name) != settings.get(name)]:
         raise UserError(f"{path} was made with other settings ({shown(', '.join(changed))}): give "
                         "the same ones, or leave out --resume")
@@ -237,14 +237,15 @@ def write_state(path, settings, weights, optimizer, **numbers):
 
 def read_numbers(path):
     """The numbers of a state, the step among them."""
-    [numbers] = read_metadata(path, ["numbers"], ": leave out --resume")
+    numbers = read_metadata(path, "numbers", ": leave out --resume")
     if type(numbers.get("step")) is not int:
         raise UserError(f"{path} does not say which step it is of: leave out --resume")
     return numbers
 
 
 def read_state(path, weights, optimizer, steps):
-    """Puts a state back in place, and returns its numbers. It must be of one of so many steps."""
+    """Puts a state back in place, and returns its numbers. One of a later step than `steps` is
+    refused."""
     numbers, tensors, moments = read_numbers(path), load_tensors(path), {}
     if not 0 < numbers["step"] <= steps:
         raise UserError(f"{path} is of step {numbers['step']} of {steps}: leave out --resume")
@@ -304,8 +305,8 @@ def resumed_numbers(cfg):
 
 
 def load_state(cfg, weights, optimizer, steps=None):
-    """With --resume: puts a state back in place, and returns its numbers; {} if there is none. It
-    must be of one of so many steps, those of the Config."""
+    """With --resume: puts a state back in place, and returns its numbers; {} if there is none. One
+    of a later step than `steps`, or than the Config's, is refused."""
     if not resumes(cfg):
         return {}
     return read_state(state_path(cfg), weights, optimizer, steps or cfg.steps)
@@ -344,17 +345,19 @@ def progress(steps, title, total=None):
 def watch(logs, steps):
     """Goes through a training, log by log: a bar on a terminal, and six lines with the means of
     about the last 20 steps."""
-    mean, start = {}, time.time()
+    mean = {}
     bar = tqdm(total=steps, disable=not sys.stderr.isatty(), leave=False)
-    for count, log in enumerate(logs, 1):
+    for count, log in enumerate(logs):
+        if count == 0:  # what comes before the first step, class pictures say, is none
+            start = time.time()
         step = log["step"]
         for name, value in log.items():
             if isinstance(value, float):
                 mean[name] = 0.95 * mean.get(name, value) + 0.05 * value
         bar.update(step - bar.n)
-        if step % max(1, steps // 6) == 0 or step == steps:
+        if step * 6 // steps > (step - 1) * 6 // steps:
             values = "  ".join(f"{name} {value:.4g}" for name, value in mean.items())
-            milliseconds = 1000 * (time.time() - start) / count
-            tqdm.write(f"step {step:4d}/{steps}  {values}  {milliseconds:.0f} ms a step")
+            pace = f"  {1000 * (time.time() - start) / count:.0f} ms a step" if count else ""
+            tqdm.write(f"step {step:4d}/{steps}  {values}{pace}")
         yield log
     bar.close()

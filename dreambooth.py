@@ -38,7 +38,7 @@ from command import (check_at_least, check_machine, check_not_negative, check_po
                      check_resume, check_size, check_subject, check_words, fill_in, load_state,
                      parse_flags, pick_device, pick_dtype, progress, read_log, run, save_state,
                      state_path, watch)
-from files import UserError, check_place, claim, load_metadata, load_tensors, save_tensors
+from files import UserError, check_place, claim, load_tensors, read_metadata, save_tensors
 from optimizer import make_optimizer
 from pictures import load_pictures, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
@@ -126,7 +126,7 @@ def draw_class_latents(sd, cfg):
            "size": cfg.size}
     asked = {"model": sd.fingerprint(), "prompt": prompt, "count": count, "seed": cfg.seed,
              "dtype": cfg.dtype, **how}
-    if path.exists() and json.loads(load_metadata(path, ": delete it").get("asked", "{}")) == asked:
+    if path.exists() and read_metadata(path, "asked", ": delete it") == asked:
         return load_tensors(path)["z"]
     together, drawn = 16 if cfg.size < 256 else 1, []
     for i in progress(range(0, count, together), f"class pictures, {together} at a time"):

@@ -26,10 +26,11 @@ def emptied(text, functions):
     """A file's text in which these functions say NotImplementedError after their docstring."""
     lines, found = text.split("\n"), {}
     for node in ast.parse(text).body:
-        found[getattr(node, "name", None)] = node
-        for inner in getattr(node, "body", ()):
-            if isinstance(node, ast.ClassDef):
-                found[f"{node.name}.{getattr(inner, 'name', None)}"] = inner
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = node
+        elif isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{method.name}": method for method in node.body
+                      if isinstance(method, ast.FunctionDef)}
     for node in sorted((found[name] for name in functions), key=lambda node: -node.lineno):
         body = node.body[1:] if ast.get_docstring(node) else node.body
         indent = " " * node.body[0].col_offset
@@ -44,6 +45,8 @@ def main():
         raise UserError(f"python exercises.py 1, or another number up to {len(steps)}")
     file, functions, tests = steps[int(number) - 1]
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", file], cwd=ROOT).returncode
+    if changed > 1:
+        raise UserError("this is no clone by git: what is emptied could not be brought back")
     if changed:
         raise UserError(f"{file} has changes that would be lost: git commit, or git checkout it")
     save_text(emptied((ROOT / file).read_text("utf-8"), functions), ROOT / file)

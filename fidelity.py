@@ -16,9 +16,9 @@ anywhere, under these names. Then (DreamBooth, section 4.1):
     DIV      how different the pictures of one prompt are; higher is better
 
 DIV is 1 - the mean cosine by DINO here; the paper's is LPIPS, another network's distance, so only
-compare it with itself. The intervals are 95 % bootstraps over prompts (of PRES over pictures, with
---benchmark over subjects). The figures go up to the photos' own among one another; above it a
-picture copies a photo.
+compare it with itself. The intervals are 95 % bootstraps over prompts (of PRES over pictures, of
+the photos over their pairs, with --benchmark over subjects). The figures go up to the photos' own
+among one another; above it a picture copies a photo.
 
     python fidelity.py --benchmark dreambooth --drawn runs/benchmark
 
@@ -26,6 +26,7 @@ for the 30 subjects of the paper: --benchmark is a clone of github.com/google/dr
 subject's pictures are in a folder of its name. Both networks come from the hub, 700 MB, once.
 """
 import argparse
+import hashlib
 import json
 import re
 from functools import partial
@@ -35,7 +36,7 @@ import numpy as np
 import torch
 
 from command import pick_device, pick_dtype, progress, run
-from files import UserError, save_text
+from files import UserError, read_json, save_text
 from pictures import load_pictures, open_picture, save_picture
 from stable_diffusion import StableDiffusion, split_strength
 from tables import interval
@@ -87,6 +88,19 @@ def read_benchmark(folder):
 
 # === pictures =====================================================================================
 
+def check_drawn(a, sd, subject, prompts):
+    """Pictures that are there stay, so they must be of the same model and prompts."""
+    words = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in a.embeds]
+    asked = {"model": sd.fingerprint(), "words": words, "subject": subject, "prompts": prompts,
+             "sampling steps": a.sampling_steps}
+    file = a.drawn / "drawn.json"
+    then = read_json(file) if file.exists() else asked
+    if wrong := [name for name in asked if then.get(name) != asked[name]]:
+        raise UserError(f"--drawn {a.drawn} has pictures of other {', '.join(wrong)}: take another "
+                        "folder")
+    save_text(json.dumps(asked, indent=1), file)
+
+
 def draw(a, prompts):
     """What is not there yet, into a.drawn."""
     device = pick_device("auto")
@@ -98,6 +112,10 @@ def draw(a, prompts):
         sd.load_lora(*split_strength(path))
     # A word that was found by Textual Inversion stands for the noun too.
     subject = a.token if a.embeds else f"{a.token} {a.class_name}".strip()
+    if sd.tokenizer.added and a.token not in sd.tokenizer.added:
+        raise UserError(f"the model has learned {', '.join(sd.tokenizer.added)}, and --token "
+                        f"{a.token} is none of these")
+    check_drawn(a, sd, subject, prompts)
     jobs = [(f"{i:02d}-{n}.png", prompt.format(subject), 1000 * i + n)
             for i, prompt in enumerate(prompts, 1) for n in range(1, a.each + 1)]
     jobs += [(f"class/{n}.png", f"a photo of a {a.class_name}", n)
@@ -119,21 +137,21 @@ def find_drawn(folder, prompts):
             raise UserError(f'{folder} has no picture of prompt {i}, "{prompt}": it would be '
                             f"{i:02d}-1.png")
         drawn.append([open_picture(path) for path in paths])
-    of_class = [open_picture(path) for path in sorted((folder / "class").glob("*.*"))]
+    of_class = [open_picture(path) for path in sorted((folder / "class").glob("[!.]*"))]
     return drawn, of_class
 
 
 # === the figures ==================================================================================
 
-def products(a, b):
-    """Mean cosine of vectors (n, d) and others (m, d)."""
+def mean_cosine(a, b):
+    """Of all pairs of vectors (n, d) and (m, d), which have length 1."""
     return (a @ b.T).mean().item()
 
 
-def apart(vectors):
-    """Those of each with all others but itself, a list; empty for one."""
-    table = vectors @ vectors.T
-    return table[~torch.eye(len(vectors), dtype=torch.bool)].tolist()
+def pairwise_cosines(vectors):
+    """Of each pair among vectors (n, d), a list; empty for one."""
+    i, j = torch.triu_indices(len(vectors), len(vectors), 1)
+    return (vectors @ vectors.T)[i, j].tolist()
 
 
 def measure(networks, photos, cls, prompts, drawn, of_class):
@@ -145,14 +163,14 @@ def measure(networks, photos, cls, prompts, drawn, of_class):
     values = {name: [] for name in FIGURES}
     for pictures, word in zip(drawn, words):
         seen, seen_clip = as_dino(pictures), as_clip(pictures)
-        values["DINO"].append(products(seen, photo))
-        values["CLIP-I"].append(products(seen_clip, photo_clip))
-        values["CLIP-T"].append(products(seen_clip, word[None]))
+        values["DINO"].append(mean_cosine(seen, photo))
+        values["CLIP-I"].append(mean_cosine(seen_clip, photo_clip))
+        values["CLIP-T"].append(mean_cosine(seen_clip, word[None]))
         if len(pictures) > 1:
-            values["DIV"].append(1 - np.mean(apart(seen)))
+            values["DIV"].append(1 - np.mean(pairwise_cosines(seen)))
     if of_class:
         values["PRES"] = (as_dino(of_class) @ photo.T).mean(1).tolist()
-    return values, {"DINO": apart(photo), "CLIP-I": apart(photo_clip)}
+    return values, {"DINO": pairwise_cosines(photo), "CLIP-I": pairwise_cosines(photo_clip)}
 
 
 def load_networks(a):
@@ -161,8 +179,8 @@ def load_networks(a):
 
     @torch.no_grad()
     def read(texts):
-        return torch.nn.functional.normalize(clip.read(tokenizer(texts)), dim=1)
-    return partial(look, dino, how=AS_DINO), partial(look, clip.see, how=AS_CLIP), read
+        return torch.nn.functional.normalize(clip.encode_text(tokenizer(texts)), dim=1)
+    return partial(look, dino, how=AS_DINO), partial(look, clip.encode_image, how=AS_CLIP), read
 
 
 def line(name, values):

@@ -71,7 +71,8 @@ def save_tensors(tensors, path, metadata=None, half=False):
         if tensor.is_floating_point() and not tensor.to(kinds[name]).isfinite().all():
             raise UserError(f"{path} was not written: {shown(name)} is not finite any more; start "
                             "again with a lower --lr")
-    order = sorted(tensors, key=lambda name: -kinds[name].itemsize)  # all on places they divide
+    # The widest numbers first: so each tensor begins at a multiple of its numbers' size.
+    order = sorted(tensors, key=lambda name: -kinds[name].itemsize)
     header, end = {"__metadata__": {"format": "pt"} | (metadata or {})}, 0
     for name in order:
         size = tensors[name].numel() * kinds[name].itemsize
@@ -145,16 +146,14 @@ def load_tensors(path, advice=""):
         return {name: file.get_tensor(name) for name in file.keys()}
 
 
-def read_metadata(path, names, advice=""):
-    """What was said beside the tensors under these names, a JSON dictionary each; {} in place of
-    what is missing."""
-    metadata = load_metadata(path, advice)
+def read_metadata(path, name, advice=""):
+    """What was said beside the tensors under this name, a JSON dictionary; {} if nothing was."""
     try:
-        said = [json.loads(metadata.get(name, "{}")) for name in names]
+        said = json.loads(load_metadata(path, advice).get(name, "{}"))
     except (ValueError, RecursionError):
-        said = [None]
-    if not all(isinstance(values, dict) for values in said):
-        raise UserError(f"{path} says {', '.join(names)} in a way that cannot be read{advice}")
+        said = None
+    if not isinstance(said, dict):
+        raise UserError(f"{path} says {name} in a way that cannot be read{advice}")
     return said
 
 
@@ -205,7 +204,7 @@ def claim(folder):
         return
     for leftover in list(place.rglob("*.partial*")):
         remove(leftover)
-    for old in place.glob("*.old"):  # killed between the two renames of replace_folder
+    for old in place.glob("*.replaced"):  # killed between the two renames of replace_folder
         if not old.with_suffix("").exists():
             os.replace(old, old.with_suffix(""))
 
@@ -230,7 +229,8 @@ def replace_folder(folder):
     """An empty folder beside, which takes the place of `folder` at the end, if there is no error;
     the earlier one stays until then. Behind a link the folder itself is replaced, not the link."""
     folder = Path(folder).resolve()
-    new, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    new = folder.with_name(folder.name + ".partial")
+    old = folder.with_name(folder.name + ".replaced")
     try:
         remove(new)
         new.mkdir(parents=True)

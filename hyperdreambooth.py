@@ -211,7 +211,7 @@ def purpose(sd, cfg):
 
 def check_purpose(path, sd, cfg):
     """Refuses a file of thetas, or of a network that writes them, that is for something else."""
-    [then], now = read_metadata(path, ["purpose"]), purpose(sd, cfg)
+    then, now = read_metadata(path, "purpose"), purpose(sd, cfg)
     if wrong := [f"{name} {shown(then.get(name))}, and this is {now[name]}" for name in now
                  if then.get(name) != now[name]]:
         raise UserError(f"{path} is for {'; '.join(wrong)}: this needs another one")
@@ -219,7 +219,7 @@ def check_purpose(path, sd, cfg):
 
 def load_hypernetwork(path, sd, cfg):
     check_purpose(path, sd, cfg)
-    [settings], tensors = read_metadata(path, ["network"]), load_weights(path)
+    settings, tensors = read_metadata(path, "network"), load_weights(path)
     try:
         with torch.device("meta"):  # no memory yet: the file's own tensors will be the weights
             network = Hypernetwork(**settings)

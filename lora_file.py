@@ -12,7 +12,7 @@ and spell the layer's name each in its own way. Of up_blocks.0.attn.to_q in the 
     diffusers before peft  unet.up_blocks.0.attn.to_q.lora.down.weight       .lora.up.weight
     peft's own files       base_model.model.up_blocks.0.attn.to_q.lora_A.weight
 
-Read are all of them, by bringing each to kohya's, and written is kohya's, which all tools read.
+All of them are read, each renamed to kohya's; kohya's are written, since every tool reads them.
 """
 import math
 import re
@@ -83,7 +83,7 @@ def sort_tensors(path, tensors, layers):
 
 def read_adapter_settings(path, tensors):
     """What peft and diffusers say beside the tensors: {"lora_alpha", "unet.lora_alpha", ...}."""
-    [settings] = read_metadata(path, ["lora_adapter_metadata"])
+    settings = read_metadata(path, "lora_adapter_metadata")
     if any(name.startswith("base_model.") for name in tensors):  # peft, in a file beside
         settings = read_json(Path(path).with_name("adapter_config.json"))
     for key, value in settings.items():
@@ -101,12 +101,12 @@ def read_lora(path, layers):
     settings = read_adapter_settings(path, tensors)
     for layer in roles["down"] | roles["up"]:
         down, up, weight = roles["down"].get(layer), roles["up"].get(layer), layers[layer].weight
-        fits = down is not None and up is not None and down.ndim >= 2 <= up.ndim
-        fits = fits and down.shape[0] == up.shape[1] > 0
+        fits = down is not None and up is not None and min(down.ndim, up.ndim) >= 2
+        fits = fits and len(down) == up[0].numel() > 0
         if not fits or (len(up), down[0].numel()) != (len(weight), weight[0].numel()):
             raise UserError(f"{path}: {layer} does not fit this model's layer of "
                             f"{list(weight.shape)}")
-        r, part = up.shape[1], "unet" if layer.startswith(PREFIXES["unet"]) else "text_encoder"
+        r, part = len(down), "unet" if layer.startswith(PREFIXES["unet"]) else "text_encoder"
         of_all = settings.get("lora_alpha", settings.get(f"{part}.lora_alpha", r))
         try:
             alpha = float(roles["alpha"].get(layer, of_all))

@@ -31,15 +31,13 @@ def open_picture(path):
     try:
         with open(path, "rb") as file:
             head = file.read(12)
-        if head[4:8] == b"ftyp" and head[8:] in HEIC:
-            raise UserError(f"{path} is HEIC, whatever its name: save it as JPEG first")
+        heic = head[4:8] == b"ftyp" and head[8:] in HEIC
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             image.load()
     except UnidentifiedImageError:
-        raise UserError(f"{path} is not a picture Pillow can read") from None
-    except UserError:
-        raise
+        kind = "HEIC, whatever its name: save it as JPEG first"
+        raise UserError(f"{path} is {kind if heic else 'not a picture Pillow can read'}") from None
     except Exception as error:  # a broken file can make its decoder raise anything
         raise UserError(f"{path} cannot be read: {shown(error)}") from None
     if min(image.size) < 4:
@@ -123,8 +121,8 @@ def square(photo, size, generator=None):
 
 def to_tensor(image):
     """PIL RGB -> (3, y, x) in [-1, 1]."""
-    data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return data.view(image.height, image.width, 3).permute(2, 0, 1).float() / 127.5 - 1
+    x = torch.from_numpy(np.array(image))                            # (y, x, 3), a copy
+    return x.permute(2, 0, 1).float() / 127.5 - 1
 
 
 def to_images(x):

@@ -1,7 +1,8 @@
 """Stable Diffusion in one file, as most people have it: the names of its first code (Rombach et al.
 2022, the repository latent-diffusion), which A1111, ComfyUI and the model sites kept.
 
-    model.diffusion_model.   the UNet: rows of the way down and up numbered through
+    model.diffusion_model.   the UNet: the way down is input_blocks, the way up output_blocks, whose
+                             rows are numbered through
     first_stage_model.       the autoencoder
     cond_stage_model.        the text encoder: of SD 1 by transformers' names, of SD 2 by OpenCLIP's
 
@@ -137,9 +138,11 @@ def kind_of(tensors, path):
         if not any(name.startswith(prefix) for name in tensors):
             raise UserError(f"{path} has no {part}, no tensors {prefix}...: it is no whole Stable "
                             "Diffusion 1 or 2 (a LoRA goes to --lora, a word to --embeds)")
-    channels, latent = (tensors[name].shape[1] if name in tensors and tensors[name].ndim > 1 else 0
-                        for name in (PREFIXES["unet"] + "input_blocks.0.0.weight",
-                                     PREFIXES["vae"] + "post_quant_conv.weight"))
+
+    def width_in(name):
+        return tensors[name].shape[1] if name in tensors and tensors[name].ndim > 1 else 0
+    channels = width_in(PREFIXES["unet"] + "input_blocks.0.0.weight")
+    latent = width_in(PREFIXES["vae"] + "post_quant_conv.weight")
     if channels != latent and channels in CHANNELS:
         raise UserError(f"{path} is {CHANNELS[channels]} model; this code knows text to image")
     return "2" if any(name.startswith(OPENCLIP) for name in tensors) else "1"
@@ -147,7 +150,7 @@ def kind_of(tensors, path):
 
 def settings_folder(path, kind, tensors, work):
     """A folder with the small files: those that the file carries, or those of the hub."""
-    [carried] = read_metadata(path, ["small_files"])
+    carried = read_metadata(path, "small_files")
     if carried:
         for name in SMALL_FILES:
             if isinstance(carried.get(name), str):
@@ -195,7 +198,8 @@ def write_single_file(path, tokenizer, networks, schedule):
     base = Tokenizer(base, tokenizer.merges, tokenizer.length, tokenizer.pad)
     configs = {part: network.config for part, network in networks.items()}
     configs["text_encoder"] = replace(configs["text_encoder"], vocab_size=len(base))
-    openclip, tensors = configs["unet"].use_linear_projection, {}
+    openclip = configs["unet"].use_linear_projection  # SD 2's has them, SD 1's has not
+    tensors = {}
     for part, *_ in PARTS:
         for name, tensor in networks[part].state_dict().items():
             theirs = single_name(part, name, networks[part].config, openclip)

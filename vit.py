@@ -114,10 +114,10 @@ class CLIP(CLIPText):
         self.text_projection = nn.Linear(text.hidden_size, width, bias=False)
         self.logit_scale = nn.Parameter(torch.zeros(()))  # of the training's softmax
 
-    def see(self, x):  # (b, 3, y, x) -> (b, d)
+    def encode_image(self, x):  # (b, 3, y, x) -> (b, width)
         return self.visual_projection(self.vision_model(x))
 
-    def read(self, ids):  # (b, l) -> (b, d)
+    def encode_text(self, ids):  # (b, l) -> (b, width)
         """The vector of the end token, the only one that has seen the whole sentence."""
         end = ids.argmax(1)  # the highest id; of several, the first
         return self.text_projection(self(ids)[torch.arange(len(ids)), end])
@@ -125,31 +125,31 @@ class CLIP(CLIPText):
 
 # === pictures to vectors ==========================================================================
 
-# The shorter side before the middle is cut out; mean and deviation of the channels in [0, 1]. The
-# first is how DreamBooth's figures can be had again; the public DINO's own files say otherwise.
+# The shorter side before the middle is cut out; mean and deviation of the channels in [0, 1].
+# AS_DINO reproduces DreamBooth's figures; the public DINO's own files say something else.
+SIZE = 224
 AS_DINO = {"side": 256, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 AS_CLIP = {"side": 224, "mean": (0.48145466, 0.4578275, 0.40821073),
            "std": (0.26862954, 0.26130258, 0.27577711)}
 
 
-def prepared(picture, size, side, mean, std):
-    """A picture's middle, (3, size, size)."""
+def preprocess(picture, side, mean, std):
+    """A picture's middle, (3, SIZE, SIZE)."""
     short = min(picture.size)
     sides = [side if length == short else length * side // short for length in picture.size]
-    left, top = [(length - size) // 2 for length in sides]
+    left, top = [(length - SIZE) // 2 for length in sides]
     picture = picture.resize(sides, Image.Resampling.BICUBIC)
-    x = to_tensor(picture.crop((left, top, left + size, top + size))) / 2 + 0.5
+    x = to_tensor(picture.crop((left, top, left + SIZE, top + SIZE))) / 2 + 0.5
     return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
 @torch.no_grad()
-def look(see, pictures, how, batch=16):
-    """PIL pictures to vectors of length 1, (pictures, d). see: the network; how: AS_DINO or
-    AS_CLIP."""
+def look(network, pictures, how, batch=16):
+    """PIL pictures to vectors of length 1, (pictures, d). how: AS_DINO or AS_CLIP."""
     vectors = []
     for i in range(0, len(pictures), batch):
-        x = [prepared(picture, 224, **how) for picture in pictures[i:i + batch]]
-        vectors.append(F.normalize(see(torch.stack(x)), dim=1))
+        x = [preprocess(picture, **how) for picture in pictures[i:i + batch]]
+        vectors.append(F.normalize(network(torch.stack(x)), dim=1))
     return torch.cat(vectors)
 
 
@@ -218,6 +218,9 @@ def pick(config, values, where):
         if type(value) is not field.type:
             raise UserError(f'{where}: "{field.name}" is {shown(value)}')
         picked[field.name] = value
+    if picked.get("image_size", SIZE) != SIZE:
+        raise UserError(f"{where} looks at pictures of {picked['image_size']} pixels; this code "
+                        f"knows {SIZE}")
     return config(**picked)
 
 
@@ -250,7 +253,8 @@ def load_dino(name):
         config, names, tensors = ViTConfig(), OF_TIMM, split_qkv(tensors)
     else:
         kind = values.get("model_type") or values.get("architecture")
-        raise UserError(f"{name} is no ViT-S/16: its config.json says {shown(kind)}")
+        raise UserError(f"{name} is no ViT that this code knows: its config.json says "
+                        f"{shown(kind)}")
     with torch.device("meta"):  # no memory yet: the file's own tensors will be the weights
         network = nn.Module()
         network.vision_model = ViT(config)

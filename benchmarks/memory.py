@@ -11,7 +11,7 @@ they go. At the highest moment it is counted whose they are:
 
     weights     of the networks that are on the device
     gradients   of what is trained
-    moments     what AdamW keeps
+    optimizer   what AdamW keeps: its moments
     rest        activations, and all that is only there for a moment
 
 Not counted: what CUDA itself takes (about half a gigabyte), and what its allocator loses between
@@ -42,6 +42,7 @@ import hyperdreambooth  # noqa: E402
 import lora_dreambooth  # noqa: E402
 import textual_inversion  # noqa: E402
 from clip_text import CLIPText, CLIPTextConfig, Tokenizer  # noqa: E402
+from command import run  # noqa: E402
 from files import save_text  # noqa: E402
 from stable_diffusion import TINY, StableDiffusion  # noqa: E402
 from tiny_unet import UNet, UNetConfig  # noqa: E402
@@ -131,14 +132,16 @@ def read_configs(name):
 def build(configs):
     tokenizer = Tokenizer.load(Path(TINY) / "tokenizer")
     tokenizer.length = configs[1].max_position_embeddings
-    return StableDiffusion(tokenizer, CLIPText(configs[1]), UNet(configs[0]), VAE(configs[2]))
+    unet, text, vae = configs
+    return StableDiffusion(tokenizer, CLIPText(text), UNet(unet), VAE(vae))
 
 
 @contextmanager
 def training(script, change, sd, size, dtype):
     """Within it: the method's own training of sd, a generator of steps. Its photos are black, its
     class pictures noise."""
-    z = torch.randn(2, sd.unet.config.in_channels, *2 * (size // sd.vae.factor,))
+    side = size // sd.vae.factor
+    z = torch.randn(2, sd.unet.config.in_channels, side, side)
     with tempfile.TemporaryDirectory() as folder, \
             patch.object(StableDiffusion, "from_pretrained", lambda *a, **k: sd), \
             patch.object(StableDiffusion, "fingerprint", lambda sd: ""), \
@@ -186,6 +189,8 @@ def count(name, model, size, dtype, aside=True):
                 patch.object(StableDiffusion, "set_aside", set_aside):
 
             def whose():
+                # train's own variables, while it waits at its yield. textual_inversion has no
+                # `trained`: its one vector counts as rest.
                 names = steps.gi_frame.f_locals if steps.gi_frame else {}
                 trained, optimizer = names.get("trained", []), names.get("optimizer")
                 states = optimizer.state_dict()["state"].values() if optimizer else []
@@ -194,7 +199,8 @@ def count(name, model, size, dtype, aside=True):
                         "gradients": counter.size_of(weight.grad for weight in trained),
                         "optimizer": counter.size_of(t for state in states for t in state.values())}
             counter.whose, counter.peak = whose, 0
-            next(steps), next(steps)
+            next(steps)
+            next(steps)
     return report(counter)
 
 
@@ -243,4 +249,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

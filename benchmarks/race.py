@@ -38,6 +38,7 @@ from measure import learn_subject, make_scale, measure, shipped_subject  # noqa:
 from stable_diffusion import TINY, StableDiffusion  # noqa: E402
 from tables import AXES, header, time_to_reach  # noqa: E402
 from tiny_world.judge import Judge  # noqa: E402
+from tiny_world.subjects import WHO  # noqa: E402
 
 RATES = {"dreambooth": (4e-4,), "textual_inversion": (3e-2,)}  # of theirs
 LOOKS = 8  # at a run, in equal steps
@@ -76,7 +77,7 @@ def our_curve(method, subject, look):
     steps = script.SETTINGS["steps"][0]
     with tempfile.TemporaryDirectory() as out:
         for step, seconds, sd in learn_subject([(script, {})], subject, out):
-            if step * LOOKS % steps < LOOKS:
+            if step * LOOKS % steps < LOOKS:  # the first step of each eighth, or past it
                 curve.append((imports + seconds if step else 0.0, look(sd, subject)))
     return curve
 
@@ -141,13 +142,16 @@ def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("examples", type=Path, help="the folder examples/ of a checkout of diffusers")
-    p.add_argument("--subjects", nargs="+", default=("cat3", "robot", "clock"), metavar="NAME",
-                   help="of tiny_world/subjects")
+    p.add_argument("--subjects", nargs="+", choices=list(WHO), default=("cat3", "robot", "clock"),
+                   metavar="NAME", help="of tiny_world/subjects")
     p.add_argument("--only", nargs="+", choices=list(OURS), default=list(OURS))
     p.add_argument("--lr", nargs="+", type=float, help="of theirs, instead of what suits the tiny "
                                                        "world")
     p.add_argument("--json", help="write it all to this file too")
     a = p.parse_args()
+    for script, *_ in [THEIRS[method] for method in a.only]:
+        if not (a.examples / script).is_file():
+            raise UserError(f"{a.examples} has no {script}: it should be diffusers' examples/")
     subjects, report = [shipped_subject(name) for name in a.subjects], {}
     print("\n".join(header(["", "their quality in the end", "theirs, seconds", "ours until then",
                             "ratio"])))
@@ -155,7 +159,7 @@ def main():
         one = report[method] = race(method, subjects, a.examples.resolve(), a.lr or RATES[method])
         ours, theirs = one["seconds"]
         until = "never" if ours is None else f"{ours:.0f}"
-        ratio = f"{ours / theirs:.2f}" if ours and theirs else "-"  # theirs: 0 if nothing is learned
+        ratio = f"{ours / theirs:.2f}" if ours and theirs else "-"  # 0: nothing was learned
         print(f"| {method} | {one['quality']:.2f} | {theirs:.0f} | {until} | {ratio} |", flush=True)
     if a.json:
         save_text(json.dumps(report, indent=1), Path(a.json))

@@ -31,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import dreambooth  # noqa: E402 (found through the line above)
 import textual_inversion  # noqa: E402
+from command import run  # noqa: E402
 from files import save_text  # noqa: E402
 from memory import build, read_configs  # noqa: E402
 from stable_diffusion import TINY, StableDiffusion  # noqa: E402
@@ -127,12 +128,12 @@ def rows(folder, small):
     pictures = torch.rand(min(4, many), 3, sd.size, sd.size) * 2 - 1
 
     def both(ours, theirs, *inputs, gradients=False):
-        def run(network):
+        def compute(network):
             with torch.set_grad_enabled(gradients):
                 output = network(*inputs)
                 if gradients:
                     output.square().mean().backward()
-        return lambda: run(ours), lambda: run(theirs)
+        return lambda: compute(ours), lambda: compute(theirs)
 
     def unet(*inputs):
         return pipeline.unet(*inputs).sample
@@ -204,7 +205,7 @@ def measure(ours, theirs, times):
 
 
 def peak(folder, ours):
-    """Megabytes of a process that opens the model and draws a picture."""
+    """Megabytes (10^6) of a process that opens the model and draws a picture."""
     line = (f"from stable_diffusion import StableDiffusion as SD; SD.from_pretrained({folder!r})"
             ".sample('a cat', steps=2)" if ours else
             f"from speed import open_pipeline; open_pipeline({folder!r})('a cat', "
@@ -213,7 +214,7 @@ def peak(folder, ours):
             "print(*[line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line])")
     ended = subprocess.run([sys.executable, "-W", "ignore", "-c", line], check=True,
                            capture_output=True, text=True)
-    return int(ended.stdout.split()[-1]) / 1000
+    return 1024 * int(ended.stdout.split()[-1]) / 1e6
 
 
 def main():
@@ -232,7 +233,10 @@ def main():
             build(read_configs(a.model)).save(folder := f"{folder}/model")
         print(f"{a.model}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
               f"{torch.backends.cpu.get_cpu_capability()}: seconds, and ours over theirs")
-        for name, (ours, theirs) in rows(folder, small).items():
+        table = rows(folder, small)
+        if unknown := set(a.only or ()) - set(table):
+            p.error(f"--only {', '.join(unknown)}: some of {'; '.join(table)}")
+        for name, (ours, theirs) in table.items():
             if a.only and name not in a.only:
                 continue
             pair = measure(ours, theirs, a.times or (15 if small else 3))
@@ -248,4 +252,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -270,12 +270,13 @@ def test_where_there_is_no_state_a_run_begins_and_says_so(tmp_path, capsys):
 
 # === what is shown ====================================================================================================
 
-def test_a_training_is_told_in_six_lines_and_its_last_step(capsys):
+def test_a_training_is_told_in_six_lines_of_which_the_last_is_its_end(capsys):
     """With the mean of the last steps: what a single one says is mostly chance."""
     logs = [{"step": step, "loss": 1.0 if step < 5 else 0.0} for step in range(1, 21)]
     assert list(watch(iter(logs), 20)) == logs
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == [f"{step}/20" for step in (3, 6, 9, 12, 15, 18, 20)]
+    assert len(lines) == 6 and all(line.endswith("ms a step") for line in lines)
+    assert [line.split()[1] for line in lines] == [f"{step}/20" for step in (4, 7, 10, 14, 17, 20)]
     means = [float(line.split("loss ")[1].split()[0]) for line in lines]
     assert means == sorted(means, reverse=True) and means[0] == 1 and 0 < means[-1] < 0.6
 

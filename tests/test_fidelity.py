@@ -86,7 +86,7 @@ def test_the_figures_are_those_of_the_papers(subject, networks, measured):
     assert found["drawn"]["DIV"] == pytest.approx([1 - (one[0] @ one[1]).item() for one in by_prompt], abs=1e-4)
     of_class = by_dino(opened("drawn/class/*")) @ photos.T
     assert found["drawn"]["PRES"] == pytest.approx(of_class.mean(1).tolist(), abs=1e-4)
-    pairs = [(photos[i] @ photos[j]).item() for i in range(3) for j in range(3) if i != j]
+    pairs = [(photos[i] @ photos[j]).item() for i, j in ((0, 1), (0, 2), (1, 2))]
     assert found["your photos among themselves"]["DINO"] == pytest.approx(pairs, abs=1e-4)
 
     tokens = clip_tokenizer()(["a dog in the snow", "a dog on a rug"])
@@ -126,9 +126,13 @@ def test_the_subject_is_called_as_its_method_learned_it(subject, measured, tmp_p
         asked = []
         monkeypatch.setattr(StableDiffusion, "sample", lambda sd, prompt, **how: (
             asked.append(prompt) or [Image.new("RGB", (64, 64), "red")]))
-        (folder / "drawn" / "02-2.png").unlink()
-        measured(folder / "drawn", *arguments, *more, "--model", TINY, "--each", 2, "--class-images", 3)
+        drawn = tmp_path / subject_is
+        measured(drawn, *arguments, *more, "--model", TINY, "--each", 2, "--class-images", 3)
         assert subject_is in asked
+    with pytest.raises(UserError, match="has pictures of other words, subject"):
+        measured(drawn, *arguments, "--model", TINY)
+    with pytest.raises(UserError, match="has learned <it>, and --token sks is none"):
+        measured(folder / "new", *arguments, "--model", TINY, "--embeds", tmp_path / "word.safetensors")
 
 
 def test_the_benchmark_is_read_as_it_is_public(tmp_path, measured):

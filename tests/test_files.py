@@ -196,10 +196,10 @@ def test_settings_come_back_and_a_file_or_folder_that_is_none_is_named(tmp_path)
 
 def test_what_is_said_beside_tensors_is_json(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "a", {"one": '{"x": 1}', "bad": "{", "deep": "[" * 100_000})
-    assert read_metadata(tmp_path / "a", ["one", "not there"]) == [{"x": 1}, {}]
+    assert read_metadata(tmp_path / "a", "one") == {"x": 1} and read_metadata(tmp_path / "a", "not there") == {}
     for name in ("bad", "deep"):
         with pytest.raises(UserError, match=f"a says .*{name}.* cannot be read: fetch it again"):
-            read_metadata(tmp_path / "a", ["one", name], ": fetch it again")
+            read_metadata(tmp_path / "a", name, ": fetch it again")
 
 
 def test_weights_are_finite_numbers_with_a_point():
@@ -230,30 +230,31 @@ def test_what_an_earlier_run_left_half_written_is_cleared_away(tmp_path):
     """And a model that was on its way is back: the run was killed between two renames."""
     out = tmp_path / "out"
     for name in (".lock", "model.partial/unet/a.safetensors", "state.partial.safetensors",
-                 "theta/x.partial.safetensors", "model.old/model_index.json", "state.safetensors"):
+                 "theta/x.partial.safetensors", "model.replaced/model_index.json", "state.safetensors"):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(name)
     claim(out)
     left = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
     assert left == [".lock", "model/model_index.json", "state.safetensors"]
-    assert (out / "model" / "model_index.json").read_text() == "model.old/model_index.json"
+    assert (out / "model" / "model_index.json").read_text() == "model.replaced/model_index.json"
 
 
 def test_in_a_folder_that_no_run_has_had_nothing_is_cleared_away(tmp_path):
     """Somebody's own files may have such names."""
-    for name in ("thesis.partial.doc", "photos.old"):
+    for name in ("thesis.partial.doc", "photos.replaced"):
         (tmp_path / name).write_text(name)
     claim(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "photos.old", "thesis.partial.doc"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "photos.replaced", "thesis.partial.doc"]
 
 
 def test_an_earlier_model_does_not_take_the_place_of_a_later_one(tmp_path):
     (tmp_path / ".lock").touch()
-    for name in ("model", "model.old"):
+    for name in ("model", "model.replaced", "model.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model_index.json").write_text(name)
     claim(tmp_path)
     assert (tmp_path / "model" / "model_index.json").read_text() == "model"
+    assert (tmp_path / "model.old" / "model_index.json").exists(), "somebody's own copy"
 
 
 @pytest.mark.parametrize("name", ["file", "file/out"])
@@ -284,7 +285,7 @@ def tree(folder):
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     """The earlier one stays until the new one is whole, and leftovers of a killed run do not get into it."""
-    for name in ("model/a", "model/b", "model.partial/c", "model.old/d"):
+    for name in ("model/a", "model/b", "model.partial/c", "model.replaced/d"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("old")
     with replace_folder(tmp_path / "model") as new:

@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel, ViTModel
 from transformers import ViTConfig as ReferenceConfig
 
 from files import UserError
-from vit import AS_CLIP, AS_DINO, SAFE_COPIES, load_clip, load_dino, look, prepared
+from vit import AS_CLIP, AS_DINO, SAFE_COPIES, load_clip, load_dino, look, preprocess
 
 # config.json of facebook/dino-vits16, of openai/clip-vit-base-patch32, of openai/clip-vit-large-patch14
 S_16 = dict(hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6, image_size=224,
@@ -101,8 +101,8 @@ def test_both_towers_of_clip_are_those_of_transformers(config, count, tmp_path):
     x, ids = torch.randn(2, 3, 224, 224), tokenizer(TEXTS)
     with torch.no_grad():
         want = reference(pixel_values=x, input_ids=ids)
-        assert near(torch.nn.functional.normalize(ours.see(x)), want.image_embeds)
-        assert near(torch.nn.functional.normalize(ours.read(ids)), want.text_embeds)
+        assert near(torch.nn.functional.normalize(ours.encode_image(x)), want.image_embeds)
+        assert near(torch.nn.functional.normalize(ours.encode_text(ids)), want.text_embeds)
 
 
 def test_a_config_that_leaves_out_what_is_usual_is_read(tmp_path):
@@ -125,16 +125,16 @@ def test_pictures_are_prepared_as_transformers_does(how, size):
     processor = CLIPImageProcessorPil(size={"shortest_edge": how["side"]}, crop_size=224, resample=3,
                                       image_mean=how["mean"], image_std=how["std"])
     want = torch.as_tensor(np.asarray(processor(picture, return_tensors="np")["pixel_values"][0]))
-    assert (prepared(picture, 224, **how) - want).abs().max() < 1e-5
+    assert (preprocess(picture, **how) - want).abs().max() < 1e-5
 
 
 def test_a_picture_looks_like_itself(tmp_path):
     clip(SMALL, tmp_path)
     ours, _ = load_clip(tmp_path)
     pictures = [Image.effect_noise((80 + i, 70), 60).convert("RGB") for i in range(5)]
-    vectors = look(ours.see, pictures, AS_CLIP, batch=2)
+    vectors = look(ours.encode_image, pictures, AS_CLIP, batch=2)
     assert vectors.shape == (5, 16) and torch.allclose(vectors.norm(dim=1), torch.ones(5))
-    assert torch.allclose(look(ours.see, pictures[3:4], AS_CLIP), vectors[3:4], atol=1e-6)
+    assert torch.allclose(look(ours.encode_image, pictures[3:4], AS_CLIP), vectors[3:4], atol=1e-6)
 
 
 # === refused ==========================================================================================================
@@ -154,7 +154,7 @@ def test_what_is_no_vision_transformer_is_refused(dino, tmp_path):
     with pytest.raises(UserError, match="is no CLIP: its config.json says vit"):
         load_clip(folder)
     clip(SMALL, tmp_path / "clip")
-    with pytest.raises(UserError, match="is no ViT-S/16: its config.json says clip"):
+    with pytest.raises(UserError, match="is no ViT that this code knows: its config.json says clip"):
         load_dino(tmp_path / "clip")
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"patch_size": "16"}))
