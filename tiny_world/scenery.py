@@ -43,16 +43,16 @@ def canvas(*stops):
 
 
 @cache
-def noise(across, down):
-    """Smooth chance: 2S x 2S numbers around 0 with bumps of `across` x `down` pixels."""
-    grid = np.random.default_rng(0).normal(size=(2 * S // down, 2 * S // across)).astype(np.float32)
+def noise(across, down, seed=0):
+    """Smooth noise: 2S x 2S numbers around 0 with bumps of `across` x `down` pixels."""
+    grid = np.random.default_rng(seed).normal(size=(2 * S // down, 2 * S // across)).astype(np.float32)
     return np.asarray(Image.fromarray(grid).resize((2 * S, 2 * S), Image.Resampling.BICUBIC))
 
 
-def bumps(rng, across, down):
+def bumps(rng, across, down, size=S, seed=0):
     """A random cut-out of `noise`: cheaper than fresh noise, and as varied to the eye."""
-    x, y = rng.integers(0, S, 2)
-    return noise(across, down)[y:y + S, x:x + S]
+    x, y = rng.integers(0, 2 * S - size, 2)
+    return noise(across, down, seed)[y:y + size, x:x + size]
 
 
 def spread(rng, count, low=0, high=S):

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from tiny_world.pen import S  # width and height of the pictures that come in
+from tiny_world.scenery import bumps, noise
 
 
 def to_array(picture):
@@ -22,19 +23,6 @@ def to_array(picture):
 def to_picture(array):
     """The way back."""
     return Image.fromarray((array.clip(0, 1) * 255).astype(np.uint8))
-
-
-@cache
-def noise(cell, seed=0):
-    """Smooth chance around 0: 2S x 2S numbers with bumps of `cell` pixels."""
-    grid = np.random.default_rng(seed).normal(size=(2 * S // cell,) * 2).astype(np.float32)
-    return np.asarray(Image.fromarray(grid).resize((2 * S, 2 * S), Image.Resampling.BICUBIC))
-
-
-def bumps(rng, size, cell, seed=0):
-    """A random piece of `noise`, so that no two papers are the same."""
-    x, y = rng.integers(0, 2 * S - size, 2)
-    return noise(cell, seed)[y:y + size, x:x + size]
 
 
 def photo(picture, rng, size):
@@ -77,7 +65,7 @@ def dabs(length, width, seed):
     pen = ImageDraw.Draw(number)
     centres = rng.integers(0, S, (6 * S * S // (length * width), 2))
     for i, (row, column) in enumerate(centres):
-        angle = 1.6 * noise(60, seed)[row, column] + 0.3 * rng.normal()
+        angle = 1.6 * noise(60, 60, seed)[row, column] + 0.3 * rng.normal()
         dx, dy = length / 2 * np.cos(angle), length / 2 * np.sin(angle)
         pen.line((column - dx, row - dy, column + dx, row + dy), i, width)
     number = np.asarray(number)
@@ -116,13 +104,14 @@ def watercolour_painting(picture, rng, size):
     half = S // 2  # washes are soft: half the pixels will do
     pixels = to_array(picture.reduce(2).filter(ImageFilter.MedianFilter(3)))
     y, x = np.mgrid[:half, :half]
-    flow = [(place + 0.5 + 1.3 * bumps(rng, half, 24, seed)).astype(int)
+    flow = [(place + 0.5 + 1.3 * bumps(rng, 24, 24, half, seed)).astype(int)
             for seed, place in enumerate((y, x))]
     wash = pixels[*np.clip(flow, 0, half - 1)]
     pooled = np.abs(wash - to_array(to_picture(wash).filter(ImageFilter.BoxBlur(3)))).max(2)
-    border = np.minimum(np.minimum(x, half - 1 - x), np.minimum(y, half - 1 - y)) + 1.5 * bumps(rng, half, 24)
+    border = np.minimum(np.minimum(x, half - 1 - x), np.minimum(y, half - 1 - y))
+    border = border + 1.5 * bumps(rng, 24, 24, half)
     # Pigment gathers where a wash ends.
-    density = (0.8 + 0.06 * bumps(rng, half, 32) + 0.8 * pooled).clip(0.3, 1)
+    density = (0.8 + 0.06 * bumps(rng, 32, 32, half) + 0.8 * pooled).clip(0.3, 1)
     density *= ((border - 1.5) / 4).clip(0, 1)
     paper = np.float32((0.99, 0.98, 0.955))
     painted = to_picture(paper * (1 - density[..., None] * (1 - wash)))
