@@ -279,11 +279,11 @@ def parse_arguments():
         p.error("--faces COUNT is 1 or more, and --hypernetwork goes with it")
     known, default = EXPERIMENTS | ABLATIONS, EXPERIMENTS
     if a.faces:
-        known, default = OF_FACES | LEARNED, dict(OF_FACES)
+        default = dict(OF_FACES)
         for file in a.hypernetwork:
             default[f"HyperDreamBooth, {file}"] = (
                 "sks {cls}", (hyperdreambooth, {"hypernetwork": file}))
-        known |= default
+        known = default | LEARNED
     asked = a.only or list(default)
     if unknown := set(asked) - set(known):
         p.error(f"--only {', '.join(unknown)}: some of {'; '.join(known)}")

@@ -24,6 +24,7 @@ import torch
 
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
 from tiny_world.draw import draw
+from tiny_world.judge import mean_cosine_among
 from tiny_world.subjects import PLACES, WHO, scenes
 from tiny_world.world import LIVE, Identity, Scene, random_identity, random_pose
 
@@ -94,12 +95,6 @@ def questions(who):
 def mean_cosine(a, b):
     """Of all pairs of vectors (n, d) and (m, d), which have length 1."""
     return (a @ b.T).mean().item()
-
-
-def mean_cosine_among(vectors):
-    """Of all pairs of two among vectors (..., n, d)."""
-    between = ~torch.eye(vectors.shape[-2], dtype=torch.bool)
-    return (vectors @ vectors.mT)[..., between].mean().item()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pictures import sheet
 from tiny_world.critic import Critic
 from tiny_world.draw import draw, draw_all
-from tiny_world.judge import Judge, as_input, through_the_vae
+from tiny_world.judge import Judge, as_input, mean_cosine_among, through_the_vae
 from tiny_world.world import (ACCESSORIES, CLASSES, COLOURS, CONTEXTS, IDENTIFIERS, LIVE, STYLES,
                               Scene, article, choose, random_identity, random_pose,
                               random_scene, wearing)
@@ -96,11 +96,9 @@ def marks(judge, pictures, asked):
 
 
 def spread(judge, pictures):
-    """How different a set of pictures is: the mean of 1 - the product of two identity vectors, over
+    """How different a set of pictures is: the mean of 1 - the cosine of two identity vectors, over
     all pairs."""
-    vectors = judge.vectors(pictures)
-    pairs = ~torch.eye(len(vectors), dtype=torch.bool)
-    return (1 - (vectors @ vectors.T)[pairs].mean()).item()
+    return 1 - mean_cosine_among(judge.vectors(pictures))
 
 
 def mean_spread(judge, sd, prompts):

@@ -365,6 +365,12 @@ def look_at_all(judge, pictures):
     return {question: torch.cat(rows) for question, rows in logits.items()}, torch.cat(vectors)
 
 
+def mean_cosine_among(vectors):
+    """Of all pairs of two among vectors (..., n, d) of length 1."""
+    between = ~torch.eye(vectors.shape[-2], dtype=torch.bool)
+    return (vectors @ vectors.mT)[..., between].mean().item()
+
+
 def equal_error_rate(vectors, who):
     """Two photos: one individual, or two? At the threshold where both mistakes are equally
     frequent, how frequent are they?"""
