@@ -26,6 +26,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -35,12 +36,14 @@ import hyperdreambooth
 import lora_dreambooth
 import textual_inversion
 from claims import CLAIMS, CLAIMS_OF_FACES, table_of_claims
+from clip_text import CLIPText
 from command import run
 from files import UserError, claim, read_json, save_text
 from measure import (draw_photos, draw_stranger, learn_subject, make_scale, measure, questions,
                      shipped_subject)
 from pictures import load_pictures, save_picture, sheet
 from tables import LOOKS, results_after, table, table_of_race, table_on_the_way
+from tiny_unet import UNet
 from tiny_world.judge import Judge
 from tiny_world.subjects import WHO
 from tiny_world.world import CLASSES
@@ -221,6 +224,21 @@ def is_learned(experiment):
     return all(file == "none" or Path(file).exists() for file in files)
 
 
+def claim_of_sizes():
+    """The one claim that needs no subject: how much each method trains of Stable Diffusion 1.5,
+    counted on its shapes. Its row of the table, and the same as table_of_claims reports it."""
+    with torch.device("meta"):
+        sd = SimpleNamespace(unet=UNet(), text=CLIPText())
+    unet = sum(weight.numel() for weight in sd.unet.parameters())
+    cfg = hyperdreambooth.Config
+    lidb = len(lora_dreambooth.adapted_layers(sd)) * (cfg.a + cfg.b)
+    one = {"paper": "HyperDreamBooth, abstract", "says": "10,000 times smaller than DreamBooth",
+           "times": unet / lidb, "verdict": ("not " if unet < 10_000 * lidb else "") + "reproduced"}
+    row = (f"| {one['paper']} | {one['says']} | numbers trained of Stable Diffusion 1.5, counted: "
+           f"{unet:,} / {lidb:,} | {one['times']:,.0f} times | **{one['verdict']}** | |")
+    return row, one
+
+
 def decide_claims(a):
     """Measures all experiments (quick: those of some claims), and prints and writes the tables of
     claims, and all results in a file beside them."""
@@ -238,20 +256,23 @@ def decide_claims(a):
                 print(f"left out, as its hypernetwork is not there: {left.says}")
         out = a.out / folder
         out.mkdir(exist_ok=True)
-        found[folder] = measure_all(judge, subjects, ready, out, folder == "faces")
+        measured = json.dumps(measure_all(judge, subjects, ready, out, folder == "faces"))
+        # As RESULTS.json has them, so that whoever reads it comes to the same tables.
+        found[folder] = json.loads(measured, parse_float=lambda number: round(float(number), 3))
         text, rows = table_of_claims(asked, found[folder])
         texts.append(text)
         report += rows
-    counts = Counter(row["verdict"] for row in report)
+    row, counted = claim_of_sizes()
+    texts[-1] += "\n" + row
+    counts = Counter(row["verdict"] for row in [*report, counted])
     texts.append(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()))
     print("\n\n".join(texts))
     if a.json:
-        save_text(json.dumps(report, indent=1), Path(a.json))
+        save_text(json.dumps([*report, counted], indent=1), Path(a.json))
     if not a.quick:
         before, _, rest = RESULTS.read_text("utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
         save_text("\n\n".join([before + BEGIN, *texts, END + after]), RESULTS)
-        found = json.loads(json.dumps(found), parse_float=lambda number: round(float(number), 3))
         save_text(json.dumps(found), RESULTS.with_suffix(".json"))
 
 

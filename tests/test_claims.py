@@ -104,4 +104,6 @@ def test_verdicts_go_into_the_results_and_nothing_else_is_lost(tmp_path, monkeyp
     assert len(kept["subjects"]) == 2 and len(kept["faces"]) == 20
     assert kept["subjects"]["cat2"]["DreamBooth"]["pres"] == 0.1
     rows = json.loads((tmp_path / "claims.json").read_text())
-    assert len(rows) == len(CLAIMS) + len(CLAIMS_OF_FACES) - 1
+    assert len(rows) == len(CLAIMS) + len(CLAIMS_OF_FACES) - 1 + 1, "and one that is counted"
+    assert rows[-1]["times"] == pytest.approx(859_520_964 / 28_800) and rows[-1]["verdict"] == "reproduced"
+    assert "859,520,964 / 28,800 | 29,844 times | **reproduced** |" in written
