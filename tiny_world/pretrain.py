@@ -302,13 +302,14 @@ class Muon(torch.optim.AdamW):
 
 @torch.no_grad()
 def quieten(tokenizer, table, untouched):
-    """Words that no caption had, `sks` among them, still have their first, very short vectors, and
-    such a word is no silent one: all pictures of "a sks teapot" look alike. So they get vectors
-    near those of the words that say nothing ("nice", "new"), each its own, and shorter: then "a sks
-    teapot" is any teapot, and a method can turn the word to something in a few steps."""
+    """Words that no caption had, `sks` among them, still have their first, very short vectors. Such
+    a vector is read as a name, and all pictures of "a sks teapot" look alike. In the direction of
+    the words that say nothing ("nice", "new") it is silent; but where it is as long as theirs, it
+    stays silent whatever a method does to it. Between the two is a border, and there each word is
+    put: "a sks teapot" is any teapot, and a few steps can make it a name (tiny_world/README.md)."""
     fillers = table[[i for word in FILLERS if len(ids := tokenizer.encode(word)) == 1 for i in ids]]
     eps = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)).to(table)
-    table[untouched] = 0.3 * (fillers.mean(0) + fillers.std(0) * eps)[untouched]
+    table[untouched] = 0.42 * F.normalize(fillers.mean(0) + fillers.std(0) * eps)[untouched]
 
 
 # === diffusion: the training ======================================================================
