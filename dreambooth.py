@@ -13,7 +13,7 @@ before training. With x the subject's photos and x_pr those pictures,
          + lambda * E |eps' - eps_theta(x_pr_t', t', "a photo of a dog")|^2   prior preservation
                                                                               (eq. 2)
 
-    trained   the UNet (Stable Diffusion: 859,520,964 numbers; tiny world: 6 million) and, if
+    trained   the UNet (Stable Diffusion: 859,520,964 numbers; tiny world: 16 million) and, if
               wanted, the text encoder, as by default on the tiny world
     frozen    the VAE
 

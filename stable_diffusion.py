@@ -301,7 +301,7 @@ class StableDiffusion:
     def guidance(self):
         """What pictures are usually drawn with: 7.5, as everybody does with Stable Diffusion. The
         tiny world's model needs less."""
-        return 7.5 if self.large else 4.0
+        return 7.5 if self.large else 3.0
 
     def check_walk(self, prompts, images, steps, guidance, sampler, seeds, height, width):
         """Refuses what no picture can be drawn by."""
