@@ -82,11 +82,11 @@ class Config:
 
 
 SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
-    "steps":               (300,    800),
+    "steps":               (200,    800),
     "lr":                  (4e-4,   2e-6),
     "train_text_encoder":  (True,   False),
-    "batch_size":          (4,      1),
-    "class_images":        (64,     200),
+    "batch_size":          (2,      1),
+    "class_images":        (32,     200),
     "sampling_steps":      (25,     25),
     "memory":              ("plain", "thrifty"),
     "save_every":          (100,    400),

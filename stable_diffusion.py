@@ -171,9 +171,8 @@ class StableDiffusion:
             return self.mark
         weights = [*self.unet.parameters(), *self.text.parameters()]
         some = torch.cat([weight.detach().flatten()[:16].half().cpu() for weight in weights])
-        # A later field is left out while it is off: files that know a model by this still fit it.
-        schedule = repr(self.schedule.config).replace(", rescale_betas_zero_snr=False", "")
-        return hashlib.sha256(some.numpy().tobytes() + schedule.encode()).hexdigest()[:16]
+        described = some.numpy().tobytes() + repr(self.schedule.config).encode()
+        return hashlib.sha256(described).hexdigest()[:16]
 
     # --- new words and changed layers -------------------------------------------------------------
 

@@ -154,11 +154,11 @@ def rows(folder, small):
     }
 
     def ours(n):
-        sd.sample(CLASS, images=n, steps=steps, guidance=4.0, size=sd.size)
+        sd.sample(CLASS, images=n, steps=steps, guidance=sd.guidance, size=sd.size)
 
     def theirs(n):
-        pipeline(CLASS, num_images_per_prompt=n, num_inference_steps=steps, guidance_scale=4.0,
-                 height=sd.size, width=sd.size)
+        pipeline(CLASS, num_images_per_prompt=n, num_inference_steps=steps,
+                 guidance_scale=sd.guidance, height=sd.size, width=sd.size)
 
     for n in (1, 16) if small else (1,):
         table[f"{n} pictures, {steps} steps"] = lambda n=n: ours(n), lambda n=n: theirs(n)

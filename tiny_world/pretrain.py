@@ -309,7 +309,7 @@ def quieten(tokenizer, table, untouched):
     put: "a sks teapot" is any teapot, and a few steps can make it a name (tiny_world/README.md)."""
     fillers = table[[i for word in FILLERS if len(ids := tokenizer.encode(word)) == 1 for i in ids]]
     eps = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)).to(table)
-    table[untouched] = 0.6 * F.normalize(fillers.mean(0) + fillers.std(0) * eps)[untouched]
+    table[untouched] = 0.85 * F.normalize(fillers.mean(0) + fillers.std(0) * eps)[untouched]
 
 
 # === diffusion: the training ======================================================================
