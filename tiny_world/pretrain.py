@@ -304,12 +304,12 @@ class Muon(torch.optim.AdamW):
 def quieten(tokenizer, table, untouched):
     """Words that no caption had, `sks` among them, still have their first, very short vectors. Such
     a vector is read as a name, and all pictures of "a sks teapot" look alike. In the direction of
-    the words that say nothing ("nice", "new") it is silent; but where it is as long as theirs, it
-    stays silent whatever a method does to it. Between the two is a border, and there each word is
-    put: "a sks teapot" is any teapot, and a few steps can make it a name (tiny_world/README.md)."""
+    the words that say nothing ("nice", "new") it is silent from some length on, and the longer, the
+    longer it stays so, whatever a method does to it. So it is made as short as it can be for all of
+    them to be silent (tiny_world/README.md)."""
     fillers = table[[i for word in FILLERS if len(ids := tokenizer.encode(word)) == 1 for i in ids]]
     eps = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)).to(table)
-    table[untouched] = 0.85 * F.normalize(fillers.mean(0) + fillers.std(0) * eps)[untouched]
+    table[untouched] = 0.9 * F.normalize(fillers.mean(0) + fillers.std(0) * eps)[untouched]
 
 
 # === diffusion: the training ======================================================================
