@@ -209,7 +209,7 @@ def test_other_tools_files_are_read_and_pickles_are_refused(cfg, tmp_path):
 def test_it_learns_the_word(tmp_path):
     """On the tiny world, 120 steps of one vector: its sentence fits the photos better than the coarse word's does,
     and the word has come near to one that says what the photos show: the cat is orange, with black spots, and so are
-    things named "dostu"."""
+    things named "dostu"; those named "nidro" are orange too, in their second colour, and "dro" is a token of that."""
     sd, cfg, photos = prepare(Config(steps=120, batch_size=4, out=str(tmp_path)))
     subject, ids = latents(sd, photos), sd.tokenizer.encode(cfg.token)
     before = {word for word, _ in nearest_words(sd, ids)[0]}
@@ -218,5 +218,6 @@ def test_it_learns_the_word(tmp_path):
     after = {word for word, _ in nearest_words(sd, ids)[0]}
     assert held_out_error(sd, subject, "a photo of a <it>") < 0.99 * held_out_error(sd, subject, "a photo of a cat")
     names = {FIRST["orange"] + second + pattern for second in SECOND.values() for pattern in LAST.values()}
+    names |= {first + SECOND["orange"] + pattern for first in ["", *FIRST.values()] for pattern in LAST.values()}
     orange = {"orange"} | names
     assert "cat" in before and not orange & before and orange & after, (before, after)

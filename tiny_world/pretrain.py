@@ -41,7 +41,7 @@ from tiny_world.draw import draw, draw_all
 from tiny_world.examine import Figures, examine
 from tiny_world.judge import HALF_IS_FAST, Judge, as_input
 from tiny_world.widen import Widening
-from tiny_world.world import FILLERS, IDENTIFIERS, caption, random_scene
+from tiny_world.world import CLASSES, FILLERS, IDENTIFIERS, caption, random_scene
 from vae import VAE, VAEConfig
 
 HERE = Path(__file__).parent
@@ -301,15 +301,35 @@ class Muon(torch.optim.AdamW):
 
 
 @torch.no_grad()
-def quieten(tokenizer, table, untouched):
+def loudness(sd, word):
+    """How far a word before a noun takes what is read of the noun from what fillers make of it, as
+    a share of what a colour does; the mean over all classes."""
+    def nouns(word):
+        return sd.read([f"a photo of a {word} {cls}" for cls in CLASSES])[:, 6]     # (classes, d)
+    silent = torch.stack([nouns(filler) for filler in FILLERS]).mean(0)
+    moved, by_colour = [(nouns(x) - silent).norm(dim=1).mean() for x in (word, "red")]
+    return (moved / by_colour).item()
+
+
+@torch.no_grad()
+def quieten(sd, untouched):
     """Words that no caption had, `sks` among them, still have their first, very short vectors. Such
     a vector is read as a name, and all pictures of "a sks teapot" look alike. In the direction of
     the words that say nothing ("nice", "new") it is silent from some length on, and the longer, the
-    longer it stays so, whatever a method does to it. So it is made as short as it can be for all of
-    them to be silent (tiny_world/README.md)."""
+    longer it stays so, whatever a method does to it. So each identifier is made as short as it can
+    be and say next to nothing (tiny_world/README.md)."""
+    table, tokenizer = sd.text.table.weight.data, sd.tokenizer
     fillers = table[[i for word in FILLERS if len(ids := tokenizer.encode(word)) == 1 for i in ids]]
     eps = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)).to(table)
-    table[untouched] = 0.9 * F.normalize(fillers.mean(0) + fillers.std(0) * eps)[untouched]
+    direction = F.normalize(fillers.mean(0) + fillers.std(0) * eps)
+    table[untouched] = 0.9 * direction[untouched]
+    for word in IDENTIFIERS:
+        [i] = tokenizer.encode(word)
+        for length in torch.arange(0.9, 0.5, -0.02):
+            before, table[i] = table[i].clone(), length * direction[i]
+            if loudness(sd, word) > 0.15:
+                table[i] = before
+                break
 
 
 # === diffusion: the training ======================================================================
@@ -463,7 +483,7 @@ def train_diffusion(cfg, work, tokenizer, vae, pictures, latents, scale):
         if seconds // 3600 > hours or done == cfg.steps:
             hours = seconds // 3600
             with weights_swapped(sampled, shadow):
-                quieten(tokenizer, sd.text.table.weight.data, (sd.text.table.weight == born).all(1))
+                quieten(sd, (sd.text.table.weight == born).all(1))
                 look(cfg, sd, figures, work, done)
 
 
