@@ -139,15 +139,10 @@ def learn_subject(stages, subject, out):
             sd.save(model)
 
 
-def length_of(sd, word):
-    """A learned word's vector beside the vocabulary's: how many times as long as the median."""
-    lengths = sd.text.table.weight.detach().norm(dim=1)
-    return (lengths[sd.tokenizer.encode(word)[0]] / lengths.median()).item()
-
-
 def measure(judge, sd, noun, subject, scales, images=2, steps=25):
-    """{likeness, obedience}, with several images {pres, div}, of a learned word its {length}, where
-    scales has other people too {named}; and the pictures {prompt: [...]}. scales {name: Scale}."""
+    """{likeness, obedience}, with several images {pres, div}, of a learned word {length}, that of
+    its vectors, where scales has other people too {named}; and the pictures {prompt: [...]}. scales
+    {name: Scale}."""
     asked, cls = questions(subject.who), subject.who.cls
     prompts = [*PLAIN, *asked]
     how = {"steps": steps, "sampler": "dpm++", "seed": 1000 + subject.seed}
@@ -165,7 +160,8 @@ def measure(judge, sd, noun, subject, scales, images=2, steps=25):
         result["pres"] = scales[subject.name].likeness(of_class)
         result["div"] = 1 - mean_cosine_among(vectors.unflatten(0, (len(ALIKE), images)))
     if noun.startswith("<it>") and "<it>" in sd.tokenizer.vocab:
-        result["length"] = length_of(sd, "<it>")
+        learned = sd.text.table.weight[sd.tokenizer.encode("<it>")]              # (n, d)
+        result["length"] = learned.norm(dim=1).mean().item()
     if len(scales) > 1:
         products = [(vectors @ scale.truth.T).mean(1) for scale in scales.values()]
         nearest = torch.stack(products).argmax(0)
