@@ -137,7 +137,7 @@ for i in range(2):
     beliefs = torch.stack([x_0[i] for t, x, x_0 in states])
     ideal_rows += [(f"the ideal denoiser, walk {i + 1}: x_t", to_images(on_the_way)),
                    ("its belief about x_0", to_images(beliefs))]
-sheet(ideal_rows, cell=64)
+sheet(ideal_rows, cell=56)
 
 # %% [markdown]
 # To photos that we already had. At first the belief may waver between two of them; then it is one, long before you see it in x_t. **The
@@ -157,7 +157,7 @@ for i in range(4):
     beliefs = torch.stack([z_0[i] for t, z, z_0 in states])
     network_rows.append((f"the network, walk {i + 1}: its belief about x_0",
                          to_images(sd.decode(beliefs))))
-sheet(network_rows, cell=80)
+sheet(network_rows, cell=72)
 
 # %% [markdown]
 # No room, by far. And a blur: the mean of all cats in all places. Then come the place and the large shapes, then the colours, the eyes

@@ -153,8 +153,8 @@ for word in ("nice", "sks", "balme", "red"):
     print(f"{word:6s} moved by {moved(plain, told):.3f}")
 
 # %% [markdown]
-# "nice" does nothing. A colour and a name move it about as far as a whole other prompt did. `sks` lies between. Now draw, each row from a
-# noise of its own. What will "a sks cat" be: the cat without the word, one and the same cat in all rows, or neither?
+# "nice" does nothing, and `sks` no more. A colour and a name move it about as far as a whole other prompt did. Now draw, each row from a
+# noise of its own. What will "a sks cat" be: the cat without the word, or one and the same cat in all rows?
 
 # %%
 words = ("", "nice ", "sks ", "balme ", "red ")
@@ -167,9 +167,9 @@ if not FAST:
 result
 
 # %% [markdown]
-# Neither. The first two columns are alike to the eye: "nice" is silent. The last two are what they say, whatever the noise. `sks` shifts
-# colours, but the rows stay three different cats in their places: it does not name one. That makes it free to be bound: a word that the
-# model listens to, and that stands for nobody yet. DreamBooth gives it a meaning.
+# The cat without the word. The first three columns are alike to the eye: "nice" and `sks` are silent. The last two are what they say, whatever
+# the noise. But the two silent words differ: "nice" has been used so often that the model is sure of it, and `sks` is as short as a vector
+# can be that says nothing. A small change makes it a word that is heard. That makes it free to be bound, and DreamBooth gives it a meaning.
 #
 # ## Exercises
 #

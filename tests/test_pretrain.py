@@ -12,7 +12,9 @@ from files import UserError
 from stable_diffusion import TINY, StableDiffusion
 from tiny_unet import UNet, UNetConfig
 from tiny_world import pretrain, world
-from tiny_world.pretrain import Config, Muon
+from tiny_world.examine import spread
+from tiny_world.judge import Judge
+from tiny_world.pretrain import Config, Muon, loudness
 from tiny_world.widen import Widening
 from tiny_world.world import IDENTIFIERS, caption
 
@@ -168,18 +170,20 @@ def test_no_held_out_individual_and_no_identifier_is_ever_trained_on(monkeypatch
     assert len(seeds) == 300 and min(seeds) >= 2 ** 31 - 5
 
 
-def test_words_that_no_caption_had_say_as_little_as_a_filler():
-    """On the shipped model: the noun is read alike with and without an unused identifier; with a colour it is not."""
-    sd = StableDiffusion.from_pretrained(TINY)
-    table, teapot = sd.text.table.weight, sd.tokenizer.encode("teapot")[0]
-
-    def noun(words):
-        prompt = f"a photo of a {words}teapot on the beach"
-        return sd.read([prompt])[0, sd.tokenizer(prompt)[0].tolist().index(teapot)]
-    for word in IDENTIFIERS:
-        assert (noun(word + " ") - noun("")).norm() < 0.5 * (noun("red ") - noun("")).norm(), word
-    rows = torch.stack([table[sd.tokenizer.encode(word)[0]] for word in IDENTIFIERS])
+def test_words_that_no_caption_had_say_nothing():
+    """On the shipped model: a noun is read as after a filler, where a colour or a name before it moves it far; and
+    pictures of it are as varied with an unused identifier as without, where a name's are alike."""
+    sd, judge = StableDiffusion.from_pretrained(TINY), Judge.load()
+    assert max(loudness(sd, word) for word in IDENTIFIERS) < 0.2 and loudness(sd, "blue") > 0.7
+    rows = torch.stack([sd.text.table.weight[sd.tokenizer.encode(word)[0]] for word in IDENTIFIERS])
     assert torch.nn.functional.cosine_similarity(rows[0], rows[1], dim=0) < 0.99, "each its own"
+
+    def varied(prompt):
+        return spread(judge, sd.sample(prompt, images=8, steps=6, sampler="dpm++", seed=5))
+    plain = varied("a photo of a teapot")
+    for word in ("sks", "qvl"):
+        assert varied(f"a photo of a {word} teapot") > 0.95 * plain, word
+    assert varied("a photo of a balme teapot") < 0.8 * plain
 
 
 def test_muon_steps_along_the_nearest_orthogonal_matrix():

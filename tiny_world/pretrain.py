@@ -302,8 +302,8 @@ class Muon(torch.optim.AdamW):
 
 @torch.no_grad()
 def loudness(sd, word):
-    """How far a word before a noun takes what is read of the noun from what fillers make of it, as
-    a share of what a colour does; the mean over all classes."""
+    """How far a word (one token) before a noun takes what is read of the noun from what fillers
+    make of it, as a share of what a colour does; the mean over all classes."""
     def nouns(word):
         return sd.read([f"a photo of a {word} {cls}" for cls in CLASSES])[:, 6]     # (classes, d)
     silent = torch.stack([nouns(filler) for filler in FILLERS]).mean(0)
