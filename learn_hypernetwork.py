@@ -73,7 +73,7 @@ class Config:
 
 
 SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
-    "steps":            (4_000,      100_000),
+    "steps":            (2_000,      100_000),
     "lr":               (1e-3,       1e-4),
     "batch_size":       (16,         4),
     "width":            (128,        512),
