@@ -294,8 +294,8 @@ def test_of_a_folder_the_first_picture_is_taken(cfg, tmp_path, capsys):
 
 def test_the_shipped_hypernetwork_tells_strangers_apart(tmp_path):
     """By its guess from one picture the model denoises another picture of that person better than as it is, and
-    better than by its guess for anyone else. People whom neither has seen, the same noise for all guesses, and enough of
-    it."""
+    better than by its guess for anyone else. People whom neither has seen, the same noise for all guesses, and
+    enough of it."""
     sd, cfg, _ = prepare(Config(out=str(tmp_path)))
     network, factor = load_hypernetwork(HYPERNETWORK, sd, cfg), sd.vae.config.scaling_factor
     seen, hidden = [factor * sd.encode([draw(view("face", 400 + n, i)) for n in range(6)])[0] for i in (0, 1)]
