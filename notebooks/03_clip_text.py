@@ -205,7 +205,7 @@ for name, answer, right in (
 # 1. 30, all but the start and one end; in Stable Diffusion 75.
 # 2. `len(tokenizer.encode("teapots"))`: 2, "teap" and "ots".
 # 3. `[chosen[i] for i in cosines[chosen.index("cat")].argsort(descending=True).tolist()][1]`: the dog.
-# 4. `min(IDENTIFIERS, key=lambda word: moved(plain, sd.read([f"a photo of a {word} cat"])))`. They are not alike: some shift every cat
-#    towards one colour.
+# 4. `min(IDENTIFIERS, key=lambda word: moved(plain, sd.read([f"a photo of a {word} cat"])))`. All are
+#    nearly silent, each up to its own length.
 #
 # </details>
