@@ -18,12 +18,15 @@ before training. With x the subject's photos and x_pr those pictures,
     frozen    the VAE
 
 Follows the paper: all UNet weights; a rare identifier before the class noun; lambda = 1; class
-pictures by the ancestral sampler (ddpm) from the frozen model, with their own noise and t.
+pictures from the frozen model, with their own noise and t.
 Simplified: eps (or v) in place of the paper's x, as everyone does on Stable Diffusion; weight
-w_t = 1; one fixed prompt; 200 class pictures of 25 sampling steps, where the paper has about 1000;
-800 steps at 2e-6, where it has 1000 at 5e-6 on Stable Diffusion; gradients are clipped at 1 with
---memory plain, which takes 14 GB there at 512 pixels; with thrifty, the default there (7.4 GB), and
-lean (5.5 GB) they are not (optimizer.py).
+w_t = 1; one fixed prompt; 200 class pictures, by dpm++ in 25 steps, where the paper has about 1000
+by the ancestral sampler, which needs more steps to be as sharp; 800 steps at 2e-6, where it has
+1000 at 5e-6 on Stable Diffusion; gradients are clipped at 1 with --memory plain, which takes 14 GB
+there at 512 pixels; with thrifty, the default there (7.4 GB), and lean (5.5 GB) they are not
+(optimizer.py).
+Different: where the text encoder is trained, the identifier's vector has a learning rate of its own
+and other words' vectors stay (token_lr).
 Not here: 8-bit optimizers, several subjects at once (RECIPES.md), your own class photos, LoRA
 (lora_dreambooth.py).
 """
@@ -42,6 +45,7 @@ from files import UserError, check_place, claim, load_tensors, read_metadata, sa
 from optimizer import make_optimizer
 from pictures import load_pictures, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
+from textual_inversion import read_with
 
 
 @dataclass
@@ -62,6 +66,8 @@ class Config:
     class_images: int = None          # drawn before training, never more than the steps can use
     train_text_encoder: bool = None   # more likeness, above all in new places; more memory, easier
                                       # to overdo
+    token_lr: float = None            # then that of the identifier's vector: what it says, the
+                                      # networks need not learn
     layers: str = "all"               # of the UNet; "cross-attention": those that look at words,
                                       # less alike
     random_crop: bool = False         # another crop each step; latents cannot be kept then
@@ -83,11 +89,12 @@ class Config:
 
 SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
     "steps":               (200,    800),
-    "lr":                  (4e-4,   2e-6),
+    "lr":                  (1e-4,   2e-6),
     "train_text_encoder":  (True,   False),
-    "batch_size":          (2,      1),
+    "token_lr":            (3e-2,   2e-6),
+    "batch_size":          (1,      1),
     "class_images":        (32,     200),
-    "sampling_steps":      (25,     25),
+    "sampling_steps":      (12,     25),
     "memory":              ("plain", "thrifty"),
     "save_every":          (100,    400),
 }
@@ -122,7 +129,7 @@ def draw_class_latents(sd, cfg):
     path = Path(cfg.out) / "class_latents.safetensors"
     prompt = f"a photo of a {cfg.class_name}"
     count = min(cfg.class_images, cfg.steps * cfg.batch_size)
-    how = {"sampler": "ddpm", "steps": cfg.sampling_steps, "guidance": cfg.guidance,
+    how = {"sampler": "dpm++", "steps": cfg.sampling_steps, "guidance": cfg.guidance,
            "size": cfg.size}
     asked = {"model": sd.fingerprint(), "prompt": prompt, "count": count, "seed": cfg.seed,
              "dtype": cfg.dtype, **how}
@@ -160,7 +167,7 @@ def prepare(cfg):
     Returns the model with its new word, the Config with nothing left open, and the photos."""
     check_subject(cfg)
     check_at_least(cfg, 1, "steps", "batch_size", "class_images", "sampling_steps", "save_every")
-    check_positive(cfg, "lr")
+    check_positive(cfg, "lr", "token_lr")
     check_not_negative(cfg, "prior_weight")
     check_machine(cfg)
     if cfg.layers not in ("all", "cross-attention"):
@@ -186,10 +193,12 @@ def prepare(cfg):
 # === training =====================================================================================
 
 def chosen_weights(sd, cfg):
-    """What is trained."""
+    """What is trained of the networks."""
     weights = [weight for name, weight in sd.unet.named_parameters()
                if cfg.layers == "all" or ".attn2." in name]
-    return [*weights, *sd.text.parameters()] if cfg.train_text_encoder else weights
+    if cfg.train_text_encoder:  # of its table only the identifier's vector, which is another matter
+        weights += [weight for weight in sd.text.parameters() if weight is not sd.text.table.weight]
+    return weights
 
 
 def train(sd, cfg, photos):
@@ -209,10 +218,17 @@ def train(sd, cfg, photos):
         sd.set_aside(sd.vae)   # mean and std are all that it is needed for
     if not cfg.train_text_encoder:
         sd.set_aside(sd.text)  # words do not change
-    trained = chosen_weights(sd, cfg)
+    groups = [{"params": chosen_weights(sd, cfg)}]
+    if cfg.train_text_encoder:
+        ids = sorted(set(sd.tokenizer.encode(cfg.token)))                      # one, as a rule
+        v = sd.text.table.weight.data[ids].clone()                             # (n, d)
+        # Adam moves each number by about its rate a step. The identifier's vector has a long way to
+        # go, and networks that go as far forget how to draw.
+        groups += [{"params": [v], "lr": cfg.token_lr, "weight_decay": 0.0}]
+    trained = [weight for group in groups for weight in group["params"]]
     for weight in trained:
         weight.requires_grad_(True)
-    optimizer = make_optimizer(cfg.memory, trained, cfg.lr, clip=1.0, dtype=cfg.dtype)
+    optimizer = make_optimizer(cfg.memory, groups, cfg.lr, clip=1.0, dtype=cfg.dtype)
     sd.unet.checkpointing = sd.large
     first = load_state(cfg, trained, optimizer).get("step", 0)
 
@@ -230,11 +246,13 @@ def train(sd, cfg, photos):
                 some = torch.randint(len(class_latents), (cfg.batch_size,), generator=generator)
                 z = torch.cat([z, class_latents[some]])                        # (2b, c, y, x)
             if cfg.train_text_encoder:
-                words = sd.text(tokens)
+                words = read_with(sd, tokens, ids, v)                          # (2, l, d)
             loss, subject, prior = dreambooth_loss(
                 sd, z, words.repeat_interleave(cfg.batch_size, 0), generator, cfg.prior_weight)
         optimizer.backward(loss)
         norm = optimizer.step()
+        if cfg.train_text_encoder:
+            sd.text.table.weight.data[ids] = v.data
         log = read_log(cfg, step + 1, norm, loss=loss, subject=subject, prior=prior)
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
             save_state(cfg, photos, trained, optimizer, step=step + 1)

@@ -15,6 +15,8 @@ has 8 bits for a number's digits: a weight that should change by a thousandth wo
 is, at every step. So what is kept in it is rounded by chance: a number a third of the way up to the
 next goes there one time in three, and the mean of many steps is right (Gupta et al., ICML 2015).
 """
+from functools import partial
+
 import torch
 
 
@@ -24,8 +26,9 @@ class AdamW:
     and such a step means that it was too much (Micikevicius et al., ICLR 2018)."""
 
     def __init__(self, weights, lr, weight_decay=0.01, clip=float("inf"), dtype="float32"):
-        self.weights, self.clip = list(weights), clip
-        self.adamw = torch.optim.AdamW(self.weights, lr=lr, weight_decay=weight_decay, fused=True)
+        self.adamw = torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, fused=True)
+        self.weights = [weight for group in self.adamw.param_groups for weight in group["params"]]
+        self.clip = clip
         self.scaler = make_scaler(self.weights[0].device, dtype)
 
     def backward(self, loss):
@@ -79,15 +82,15 @@ class LeanAdamW(torch.optim.Optimizer):
         scaled = self.scaler.scale(loss)
         self.scale = self.scaler.scale(torch.ones_like(loss))
         self.squares = torch.zeros_like(loss)
-        hooks = [weight.register_post_accumulate_grad_hook(self.move) for weight in self.weights]
+        hooks = [weight.register_post_accumulate_grad_hook(partial(self.move, group))
+                 for group in self.param_groups for weight in group["params"]]
         scaled.backward()
         for hook in hooks:
             hook.remove()
 
     @torch.no_grad()
-    def move(self, weight):
+    def move(self, group, weight):
         """AdamW, algorithm 2, for one weight whose gradient has just been found."""
-        [group] = self.param_groups
         (beta_1, beta_2), lr = group["betas"], group["lr"]
         state, gradient = self.state[weight], weight.grad
         weight.grad = None  # this is what saves the memory: the next gradient takes its place

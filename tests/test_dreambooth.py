@@ -67,9 +67,9 @@ def test_without_prior_preservation_no_class_picture_is_drawn_or_seen(cfg, tmp_p
 # === class pictures ===================================================================================================
 
 def test_class_pictures_come_from_the_model_before_training(cfg, tmp_path):
-    """They are what the frozen model draws by the ancestral sampler: what must not be forgotten."""
+    """They are what the frozen model draws: what must not be forgotten."""
     sd = StableDiffusion.from_pretrained(cfg.model)
-    *_, (_, expected, _) = sd.walk("a photo of a dog", images=2, sampler="ddpm", steps=2, seed=0, size=64)
+    *_, (_, expected, _) = sd.walk("a photo of a dog", images=2, sampler="dpm++", steps=2, seed=0, size=64)
     trained(dreambooth, cfg)
     assert torch.equal(load_file(tmp_path / "out" / "class_latents.safetensors")["z"], expected)
 

@@ -32,7 +32,7 @@ from tiny_world.judge import (HALF_IS_FAST, Block, as_input, augment, contrastiv
 from tiny_world.world import CLASSES, HELD_OUT
 
 FILE = Path(__file__).parent / "critic.safetensors"
-PEOPLE = 600    # individuals of each class that it learns to tell apart,
+PEOPLE = 400    # individuals of each class that it learns to tell apart,
 VIEWS = 3       # and photos of each
 EMBEDDING = 64
 

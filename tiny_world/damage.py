@@ -33,7 +33,7 @@ from tiny_world.world import CLASSES, Scene, random_identity
 
 KINDS = ("left out", "moved", "doubled", "warped", "blended", "eaten")
 UNSEEN = "swirled"
-CLEAR = 80   # see `visible`; a figure has about a thousand pixels
+CLEAR = 150  # see `visible`; a figure has about a thousand pixels
 MAY_LACK = {"bowl": 0.3, "vase": 0.3}  # smaller parts, a rim or handles, not every individual has
 
 
