@@ -83,7 +83,7 @@ CLAIMS = (
     Claim(f"{DB}, method", "a rare identifier beats a common word",
           DB, "DreamBooth, a common word", "product"),
     Claim(f"{DB}, limits", "too many steps cost obedience",
-          DB, "DreamBooth, 600 steps", "obedience"),
+          DB, "DreamBooth, 900 steps", "obedience"),
     Claim(f"{TI}, figure 10", "a higher learning rate: more alike",
           TI, "Textual Inversion, a tenth of the rate", "likeness"),
     Claim(f"{TI}, figure 10", "a higher learning rate: less obedient",

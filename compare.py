@@ -64,7 +64,7 @@ EXPERIMENTS = {
 }
 ABLATIONS = {  # by --only, or as --claims asks for them; {other}: another class
     "DreamBooth, 100 steps": ("sks {cls}", (dreambooth, {"steps": 100})),
-    "DreamBooth, 600 steps": ("sks {cls}", (dreambooth, {"steps": 600})),
+    "DreamBooth, 900 steps": ("sks {cls}", (dreambooth, {"steps": 900})),
     "DreamBooth without the prior": ("sks {cls}", (dreambooth, {"prior_weight": 0.0})),
     "DreamBooth, another class's noun": ("sks {other}", (dreambooth, {"class_name": "{other}"})),
     "DreamBooth, a noun that means nothing": ("sks zwx", (dreambooth, {"class_name": "zwx"})),

@@ -45,7 +45,6 @@ from files import UserError, check_place, claim, load_tensors, read_metadata, sa
 from optimizer import make_optimizer
 from pictures import load_pictures, save_picture, sheet, square, warn_of_small
 from stable_diffusion import SUBJECTS, TINY, StableDiffusion
-from textual_inversion import read_with
 
 
 @dataclass
@@ -88,7 +87,7 @@ class Config:
 
 
 SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
-    "steps":               (200,    800),
+    "steps":               (300,    800),
     "lr":                  (1e-4,   2e-6),
     "train_text_encoder":  (True,   False),
     "token_lr":            (3e-2,   2e-6),
@@ -246,7 +245,10 @@ def train(sd, cfg, photos):
                 some = torch.randint(len(class_latents), (cfg.batch_size,), generator=generator)
                 z = torch.cat([z, class_latents[some]])                        # (2b, c, y, x)
             if cfg.train_text_encoder:
-                words = read_with(sd, tokens, ids, v)                          # (2, l, d)
+                looked_up = sd.text.table(tokens)                              # (2, l, d)
+                for i, row in zip(ids, v):
+                    looked_up = torch.where((tokens == i)[..., None], row, looked_up)
+                words = sd.text(tokens, looked_up)                             # (2, l, d)
             loss, subject, prior = dreambooth_loss(
                 sd, z, words.repeat_interleave(cfg.batch_size, 0), generator, cfg.prior_weight)
         optimizer.backward(loss)

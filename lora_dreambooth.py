@@ -70,8 +70,8 @@ SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million
     "lr":                  (1e-3,   1e-4),
     "train_text_encoder":  (True,   False),
     "batch_size":          (4,      1),
-    "class_images":        (64,     200),
-    "sampling_steps":      (25,     25),
+    "class_images":        (32,     200),
+    "sampling_steps":      (12,     25),
     "save_every":          (100,    400),
 }
 

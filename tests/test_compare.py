@@ -226,7 +226,7 @@ def test_every_method_is_compared_with_its_defaults():
                if any(change for _, change in stages)}
     assert changed.pop("Textual Inversion, then DreamBooth") == [{}, {"token": "<it>"}]
     assert {name: change for name, [change] in changed.items()} == {
-        "DreamBooth, 100 steps": {"steps": 100}, "DreamBooth, 600 steps": {"steps": 600},
+        "DreamBooth, 100 steps": {"steps": 100}, "DreamBooth, 900 steps": {"steps": 900},
         "DreamBooth without the prior": {"prior_weight": 0.0},
         "DreamBooth, another class's noun": {"class_name": "{other}"},
         "DreamBooth, a noun that means nothing": {"class_name": "zwx"},
@@ -258,4 +258,4 @@ def test_every_experiment_differs_from_its_method_in_one_setting():
     [(_, tenth)], [(_, third)] = (known[f"Textual Inversion, a {part} of the rate"][1:] for part in ("tenth", "third"))
     rate = textual_inversion.SETTINGS["lr"][0]
     assert (10 * tenth["lr"], 3 * third["lr"]) == (pytest.approx(rate), pytest.approx(rate))
-    assert dreambooth.SETTINGS["steps"][0] * 3 == 600, "the claim of too many steps is of three times as many"
+    assert dreambooth.SETTINGS["steps"][0] * 3 == 900, "the claim of too many steps is of three times as many"

@@ -33,6 +33,16 @@ def test_the_unet_moves_and_the_rest_stays(cfg, train_text_encoder):
     assert moved == expected
 
 
+def test_of_the_words_only_the_identifier_moves_and_at_its_own_rate(cfg):
+    """Three steps of Adam at this rate; "photo" and "dog" are in the sentences too, and stay."""
+    sd = StableDiffusion.from_pretrained(cfg.model)
+    before = sd.text.table.weight.clone()
+    after = trained(dreambooth, replace(cfg, train_text_encoder=True, token_lr=0.1)).text.table.weight
+    [sks] = sd.tokenizer.encode("sks")
+    assert (after != before).any(1).nonzero().flatten().tolist() == [sks]
+    assert 0.1 < (after[sks] - before[sks]).abs().max() < 0.31
+
+
 def test_cross_attention_can_move_alone(cfg):
     before = weights(StableDiffusion.from_pretrained(cfg.model))
     after = weights(trained(dreambooth, replace(cfg, layers="cross-attention", train_text_encoder=False)))

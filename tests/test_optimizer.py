@@ -62,15 +62,30 @@ def test_a_gradient_is_gone_before_the_next_is_there():
     optimizer, most = LeanAdamW(net.parameters(), 1e-3), []
     move = optimizer.move
 
-    def watched(weight):
+    def watched(group, weight):
         most.append(sum(p.grad is not None for p in net.parameters()))
-        move(weight)
+        move(group, weight)
     optimizer.move = watched
     optimizer.backward(loss_of(net, 0))
     optimizer.step()
     assert most == [1] * 6 and all(p.grad is None for p in net.parameters())
     loss_of(net, 0).backward()  # no hook is left behind
     assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_a_group_moves_at_its_own_rate(mode):
+    """The first step of Adam is as long as the learning rate, whatever the gradient."""
+    net = network()
+    first, *others = net.parameters()
+    before = flat(net)
+    optimizer = make_optimizer(mode, [{"params": others}, {"params": [first], "lr": 0.1}], 1e-3, weight_decay=0.0)
+    assert {id(weight) for weight in optimizer.weights} == {id(weight) for weight in net.parameters()}
+    optimizer.backward(loss_of(net, 0))
+    optimizer.step()
+    moved = (flat(net) - before).abs()
+    assert moved[:first.numel()].median() == pytest.approx(0.1, rel=0.02)
+    assert moved[first.numel():].median() == pytest.approx(1e-3, rel=0.02)
 
 
 @pytest.mark.parametrize("mode, width", [("plain", 4), ("thrifty", 2), ("lean", 2)])

@@ -204,7 +204,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--train", action="store_true")
-    p.add_argument("--steps", type=int, default=10_000)
+    p.add_argument("--steps", type=int, default=4000)
     p.add_argument("--resume", action="store_true",
                    help="go on with a training that was interrupted")
     p.add_argument("--work", default="runs/critic", help="pictures and the state to resume from")
