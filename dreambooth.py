@@ -254,7 +254,8 @@ def train(sd, cfg, photos):
         optimizer.backward(loss)
         norm = optimizer.step()
         if cfg.train_text_encoder:
-            sd.text.table.weight.data[ids] = v.data
+            for i, row in zip(ids, v.data):
+                sd.text.table.weight.data[i] = row
         log = read_log(cfg, step + 1, norm, loss=loss, subject=subject, prior=prior)
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
             save_state(cfg, photos, trained, optimizer, step=step + 1)

@@ -284,10 +284,12 @@ def test_training_steps_of_a_unet_are_the_cpus(device, how):
 
 
 def apart(a, b):
-    """The mean distance of the numbers of two {name: tensor}."""
+    """The mean distance of the numbers of two {name: tensor}; where they are large on the average, as a share of
+    that."""
     assert a.keys() == b.keys()
     distances = [(a[name].float() - b[name].float()).abs().flatten() for name in a]
-    return torch.cat(distances).mean().item()
+    sizes = [a[name].float().abs().flatten() for name in a]
+    return torch.cat(distances).mean().item() / max(1, torch.cat(sizes).mean().item())
 
 
 # === the scripts ======================================================================================================
