@@ -182,15 +182,6 @@ def plan_stages(cfg, large):
             for stage in stages if str(stage.number) in cfg.stages]
 
 
-def read_with(sd, tokens, ids, v):
-    """Tokens (b, l) to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: the one
-    thing that gradients reach."""
-    looked_up = sd.text.table(tokens)                                # (b, l, d)
-    for i, row in zip(ids, v):
-        looked_up = torch.where((tokens == i)[..., None], row, looked_up)
-    return sd.text(tokens, looked_up)
-
-
 def augment(photo, size, generator):
     """Three times in four rotated by up to 45 degrees, the corners black; one time in four
     mirrored; cropped anywhere."""
@@ -287,7 +278,7 @@ def train(sd, cfg, photos):
                 else:
                     z = sd.draw_latents(mean[some], std[some], generator)      # (b, c, y, x)
                 if stage.number == 1:
-                    words = read_with(sd, tokens, [word], v)                   # (1, l, d)
+                    words = sd.read_with(tokens, [word], v)                    # (1, l, d)
                 mse, penalty = attn_dreambooth_loss(
                     sd, z, words.expand(len(z), -1, -1), generator, place, stage)
                 loss = mse + penalty

@@ -245,10 +245,7 @@ def train(sd, cfg, photos):
                 some = torch.randint(len(class_latents), (cfg.batch_size,), generator=generator)
                 z = torch.cat([z, class_latents[some]])                        # (2b, c, y, x)
             if cfg.train_text_encoder:
-                looked_up = sd.text.table(tokens)                              # (2, l, d)
-                for i, row in zip(ids, v):
-                    looked_up = torch.where((tokens == i)[..., None], row, looked_up)
-                words = sd.text(tokens, looked_up)                             # (2, l, d)
+                words = sd.read_with(tokens, ids, v)                           # (2, l, d)
             loss, subject, prior = dreambooth_loss(
                 sd, z, words.repeat_interleave(cfg.batch_size, 0), generator, cfg.prior_weight)
         optimizer.backward(loss)

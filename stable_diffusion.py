@@ -189,6 +189,14 @@ class StableDiffusion:
         self.text.append(vectors, ids[0])
         return ids
 
+    def read_with(self, tokens, ids, v):
+        """Tokens (b, l) to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: so
+        gradients reach these words, and the rest of the table needs none."""
+        looked_up = self.text.table(tokens)                                     # (b, l, d)
+        for i, row in zip(ids, v):
+            looked_up = torch.where((tokens == i)[..., None], row, looked_up)
+        return self.text(tokens, looked_up)
+
     def load_embeds(self, path):
         """Adds the word that a textual inversion learned, and returns it. A safetensors file with
         one tensor (n, d) or (d,), named by its word; or, as kohya and others write, by "emb_params"

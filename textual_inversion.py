@@ -86,15 +86,6 @@ STYLE_PROMPTS = ("a cat in the style of {}", "a teapot in the style of {}",
 
 # === the method ===================================================================================
 
-def read_with(sd, tokens, ids, v):
-    """Tokens (b, l) to vectors (b, l, d), with v (n, d) in place of the table's rows `ids`: the one
-    thing that gradients reach."""
-    looked_up = sd.text.table(tokens)                                # (b, l, d)
-    for i, row in zip(ids, v):
-        looked_up = torch.where((tokens == i)[..., None], row, looked_up)
-    return sd.text(tokens, looked_up)
-
-
 def inversion_loss(sd, z, words, generator):
     """Eq. 2: the ordinary loss of the model. z: latents of photos (b, c, y, x); words: vectors of
     the sentences (b, l, d)."""
@@ -206,7 +197,7 @@ def train(sd, cfg, photos):
         z = sd.draw_latents(mean[some], std[some], generator)                  # (b, c, y, x)
         said = torch.randint(len(sentences), (cfg.batch_size,), generator=generator)
         with sd.autocast(cfg.dtype):
-            words = read_with(sd, torch.stack([sentences[i] for i in said]), ids, v)
+            words = sd.read_with(torch.stack([sentences[i] for i in said]), ids, v)
             loss = inversion_loss(sd, z, words, generator)
         optimizer.backward(loss)
         norm = optimizer.step()

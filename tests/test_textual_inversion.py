@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 import textual_inversion
 from files import UserError
 from stable_diffusion import StableDiffusion
-from textual_inversion import (STYLE_TEMPLATES, TEMPLATES, Config, inversion_loss, nearest_words, prepare, read_with,
-                               train)
+from textual_inversion import (STYLE_TEMPLATES, TEMPLATES, Config, inversion_loss, nearest_words, prepare, train)
 from tiny_world.world import FIRST, LAST, SECOND
 
 
@@ -44,7 +43,7 @@ def test_before_training_the_word_is_the_coarse_word(cfg):
     ids = sd.tokenizer.encode("<it>")
     v = sd.text.table.weight[ids]
     tokens = sd.tokenizer(["a photo of a <it>"])
-    assert torch.equal(read_with(sd, tokens, ids, v), sd.read(["a photo of a <it>"]))
+    assert torch.equal(sd.read_with(tokens, ids, v), sd.read(["a photo of a <it>"]))
 
 
 def test_the_gradient_is_that_of_the_tables_row(cfg):
@@ -54,7 +53,7 @@ def test_the_gradient_is_that_of_the_tables_row(cfg):
     ids, sentences = sd.tokenizer.encode("<it>"), ["a <it>", "the cool <it> here"]
     z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     v = sd.text.table.weight[ids].clone().requires_grad_(True)
-    inversion_loss(sd, z, read_with(sd, sd.tokenizer(sentences), ids, v), torch.Generator().manual_seed(1)).backward()
+    inversion_loss(sd, z, sd.read_with(sd.tokenizer(sentences), ids, v), torch.Generator().manual_seed(1)).backward()
     assert sd.text.table.weight.grad is None and v.grad.abs().max() > 0
     sd.text.table.weight.requires_grad_(True)
     inversion_loss(sd, z, sd.read(sentences), torch.Generator().manual_seed(1)).backward()
@@ -70,12 +69,12 @@ def test_every_sentence_has_one_place_for_the_word():
 @pytest.mark.parametrize("style, templates", [(False, TEMPLATES), (True, STYLE_TEMPLATES)])
 def test_each_photo_is_read_with_a_sentence_by_chance(cfg, monkeypatch, style, templates):
     """Of a subject or of a style."""
-    read = []
+    read, read_with = [], StableDiffusion.read_with
 
     def noted(sd, tokens, ids, v):
         read.append([tuple(row) for row in tokens.tolist()])
         return read_with(sd, tokens, ids, v)
-    monkeypatch.setattr("textual_inversion.read_with", noted)
+    monkeypatch.setattr(StableDiffusion, "read_with", noted)
     sd = trained(textual_inversion, replace(cfg, style=style, steps=6))
     assert [len(rows) for rows in read] == [2] * 6
     known = {tuple(row) for row in sd.tokenizer([t.format("<it>") for t in templates]).tolist()}

@@ -86,7 +86,7 @@ sheet(rows, cell=80)
 # which the gradient enters.
 
 # %%
-print(inspect.getsource(textual_inversion.read_with))
+print(inspect.getsource(StableDiffusion.read_with))
 print(inspect.getsource(textual_inversion.inversion_loss))
 
 # %% [markdown]
