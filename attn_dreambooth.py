@@ -109,8 +109,8 @@ class Stage:
 
 
 # What the word knows, the UNet need not learn: on the tiny world stage 1 learns most.
-TINY_STAGES = (Stage(1, 200, 3e-2, 8, 0.1, 0.0), Stage(2, 60, 1e-4, 8, 2.0, 5.0),
-               Stage(3, 60, 5e-5, 8, 2.0, 5.0))
+TINY_STAGES = (Stage(1, 200, 3e-2, 4, 0.1, 0.0), Stage(2, 60, 1e-4, 4, 2.0, 5.0),
+               Stage(3, 60, 5e-5, 4, 2.0, 5.0))
 TINY_FAST_STAGE_3 = Stage(3, 30, 1e-4, 4, 2.0, 5.0)
 LARGE_STAGES = (Stage(1, 60, 1e-3, 8, 0.1, 0.0), Stage(2, 100, 2e-5, 8, 2.0, 5.0),
                 Stage(3, 500, 2e-6, 8, 2.0, 5.0))

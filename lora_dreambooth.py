@@ -67,9 +67,9 @@ class Config:
 
 SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million parameters on)
     "steps":               (300,    800),
-    "lr":                  (1e-3,   1e-4),
+    "lr":                  (2e-3,   1e-4),
     "train_text_encoder":  (True,   False),
-    "batch_size":          (4,      1),
+    "batch_size":          (2,      1),
     "class_images":        (32,     200),
     "sampling_steps":      (12,     25),
     "save_every":          (100,    400),

@@ -16,7 +16,8 @@ clock. Here the drawing code itself does such things:
     swirled     the figure is stirred at one point; only for the examination: no network is
                 trained on it
 
-Each is checked on the finished picture: damage that can hardly be seen is done again.
+Each is checked on the finished picture: damage that shows less than CLEAR is done again, since a
+pot whose handle is a little lower is a pot.
 """
 import argparse
 from dataclasses import replace
@@ -33,7 +34,7 @@ from tiny_world.world import CLASSES, Scene, random_identity
 
 KINDS = ("left out", "moved", "doubled", "warped", "blended", "eaten")
 UNSEEN = "swirled"
-CLEAR = 150  # see `visible`; a figure has about a thousand pixels
+CLEAR = 150  # in pixels from black to white (`visible`); a figure has about a thousand
 MAY_LACK = {"bowl": 0.3, "vase": 0.3}  # smaller parts, a rim or handles, not every individual has
 
 

@@ -245,12 +245,13 @@ class Figures:
         """The measures of pictures (n, 64, 64, 3) bytes, as many of each class, and {class: the
         share that is well formed}."""
         features, whole, vectors = self.critic.look(pictures)
+        real_features, real_whole, real_vectors = self.real
         well = (self.nearness(vectors) >= self.near_enough[:, None]).float().mean(1)
-        real_features, _, real_vectors = self.real
         measures = {"well formed": well.mean().item(),
                     "told apart": told_apart(features, real_features),
                     "frechet": frechet_distance(vectors, real_vectors),
-                    "whole": (whole > 0.5).float().mean().item()}
+                    "whole": (whole > 0.5).float().mean().item(),
+                    "whole, of drawings": (real_whole > 0.5).float().mean().item()}
         return measures, dict(zip(CLASSES, well.tolist()))
 
     def draw(self, sd):

@@ -58,19 +58,24 @@ sheet([(prompt, sample(sd, prompt, 6)) for prompt in prompts], cell=96)
 # %% [markdown]
 # Any cat: `sks` changes next to nothing.
 #
-# What moves in training? Not the VAE; the UNet always, and on the tiny world the text encoder too. Before you run the cell: how many
-# numbers are trained, closer to 16 thousand, 16 million or 860 million? And how many of them are the UNet's?
+# What moves in training? Not the VAE; the UNet always, and on the tiny world the text encoder too. Of the text encoder's table only one
+# row, the vector of `sks`. Before you run the cell: how many numbers are trained, closer to 16 thousand, 16 million or 860 million? And
+# how many of them are the UNet's?
 
 # %%
 def count(network):
     return sum(weight.numel() for weight in network.parameters())
 
-print(f"trained: the UNet's {count(sd.unet):,}, the text encoder's {count(sd.text):,}")
-print(f"frozen:  the VAE's {count(sd.vae):,}")
+table = sd.text.table.weight
+print(f"trained: the UNet's {count(sd.unet):,}, at a rate of {cfg.lr}")
+print(f"         the text encoder's {count(sd.text) - table.numel():,}, at the same")
+print(f"         the vector of sks, {table.shape[1]}, at {cfg.token_lr}")
+print(f"frozen:  the other {len(table) - 1:,} words, and the VAE's {count(sd.vae):,}")
 
 # %% [markdown]
-# Millions of numbers for four photos, nearly all of them the UNet's. (860 million is the UNet of Stable Diffusion.) With so much freedom
-# the subject's photos alone would teach that *every* cat is this cat.
+# Millions of numbers for four photos, nearly all of them the UNet's. (860 million is the UNet of Stable Diffusion.) Why two rates? Adam
+# moves each number by about its rate in a step. The vector of a word that meant nothing has a long way to go; networks that went as far
+# would forget how to draw. With so many numbers the subject's photos alone would teach that *every* cat is this cat.
 #
 # So the model first draws some cats of its own: the prior, what it must not forget. How different from each other will they be?
 

@@ -44,7 +44,7 @@ for what, count in passes.items():
     print(f"{what:15s}{count:6,} latents, {count / sum(passes.values()):.0%}")
 
 # %% [markdown]
-# A large part, before the first step. What are they for? Look at the line in which the two halves part, and ask what the class's half
+# Nearly a third, before the first step. What are they for? Look at the line in which the two halves part, and ask what the class's half
 # wants the network to answer.
 
 # %%
@@ -175,13 +175,16 @@ def get_ready(sd, cfg, photos):
     prompts = [f"a photo of a {cfg.token} {noun}", f"a photo of a {noun}"]
     with torch.no_grad():
         known = frozen.read(prompts[1:])
-    trained = chosen_weights(sd, cfg)
-    for weight in trained:
+    [word] = sd.tokenizer.encode(cfg.token)
+    v = sd.text.table.weight.data[[word]].clone()                  # (1, d), of sks
+    groups = [{"params": chosen_weights(sd, cfg)},
+              {"params": [v], "lr": cfg.token_lr, "weight_decay": 0.0}]
+    for weight in groups[0]["params"] + [v]:
         weight.requires_grad_(True)
-    optimizer = make_optimizer(cfg.memory, trained, cfg.lr, clip=1.0, dtype=cfg.dtype)
-    return frozen, known, sd.tokenizer(prompts).to(sd.device), optimizer
+    optimizer = make_optimizer(cfg.memory, groups, cfg.lr, clip=1.0, dtype=cfg.dtype)
+    return frozen, known, sd.tokenizer(prompts).to(sd.device), word, v, optimizer
 
-*_, tokens, optimizer = get_ready(sd, cfg, photos)
+*_, tokens, word, v, optimizer = get_ready(sd, cfg, photos)
 print(f"{sum(weight.numel() for weight in optimizer.weights):,} numbers are trained")
 print("tokens of the two prompts:", *tokens[:, :9].tolist(), sep="\n")
 
@@ -193,17 +196,18 @@ print("tokens of the two prompts:", *tokens[:, :9].tolist(), sep="\n")
 from command import read_log
 
 def train(sd, cfg, photos):
-    frozen, known, tokens, optimizer = get_ready(sd, cfg, photos)
+    frozen, known, tokens, word, v, optimizer = get_ready(sd, cfg, photos)
     mean, std = sd.encode([square(photo, cfg.size) for photo in photos])
     for step in range(cfg.steps):
         generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step)
         some = torch.randint(len(photos), (cfg.batch_size,), generator=generator)
         z = sd.draw_latents(mean[some], std[some], generator)
-        words = sd.text(tokens).repeat_interleave(cfg.batch_size, 0)
+        words = sd.read_with(tokens, [word], v).repeat_interleave(cfg.batch_size, 0)
         loss, subject, prior = distilled_loss(
             sd, z, words, generator, cfg.prior_weight, frozen, known)
         optimizer.backward(loss)
         norm = optimizer.step()
+        sd.text.table.weight.data[word] = v.data[0]
         yield read_log(cfg, step + 1, norm, loss=loss, subject=subject, prior=prior)
 
 for log, _ in zip(train(*prepare(cfg)), range(2)):
