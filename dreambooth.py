@@ -1,6 +1,6 @@
 """DreamBooth (Ruiz et al., CVPR 2023, arXiv 2208.12242): teach a model one new subject from photos.
 
-    python dreambooth.py                     the tiny world's cat, about a minute on a laptop
+    python dreambooth.py                     the tiny world's cat, two minutes on a laptop
     python dreambooth.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \\
         --images my_dog --class-name dog --size 512
 

@@ -1,6 +1,6 @@
 """DreamBooth with LoRA (Hu et al., ICLR 2022, arXiv 2106.09685): a new subject in a small file.
 
-    python lora_dreambooth.py                the tiny world's cat, about a minute on a laptop
+    python lora_dreambooth.py                the tiny world's cat, two minutes on a laptop
     python lora_dreambooth.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 \\
         --images my_dog --class-name dog --size 512
 

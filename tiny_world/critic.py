@@ -32,7 +32,7 @@ from tiny_world.judge import (HALF_IS_FAST, Block, as_input, augment, contrastiv
 from tiny_world.world import CLASSES, HELD_OUT
 
 FILE = Path(__file__).parent / "critic.safetensors"
-PEOPLE = 400    # individuals of each class that it learns to tell apart,
+PEOPLE = 800    # individuals of each class that it learns to tell apart,
 VIEWS = 3       # and photos of each
 EMBEDDING = 64
 
@@ -119,6 +119,14 @@ def material(work, vae):
 
 # === training =====================================================================================
 
+def moved_and_recoloured(x, rng):
+    """Pictures (b, 3, 64, 64), all of them up to 4 pixels elsewhere and, half the time, with red,
+    green and blue exchanged: a figure is whole or broken in any place and colour."""
+    dx, dy = rng.integers(9, size=2)
+    x = F.pad(x, (4, 4, 4, 4), "replicate")[:, :, dy:dy + 64, dx:dx + 64]
+    return x[:, rng.permutation(3)] if rng.random() < 0.5 else x
+
+
 def draw_batch(step, pictures):
     """A step's pictures (b, 3, 64, 64): 48 photos of 16 individuals, any 48 whole ones, and those
     damaged; and their numbers: (48,) of the first, (48,) of the others."""
@@ -127,7 +135,8 @@ def draw_batch(step, pictures):
     pairs = rng.integers(len(pictures["whole"]), size=48)
     x = torch.cat([as_input(pictures["whole"][photos]), as_input(pictures["whole"][pairs]),
                    as_input(pictures["damaged"][pairs])])
-    return augment(x, rng, 0.4), photos, pairs  # soft or grainy alone is no damage
+    x = augment(x, rng, 0.4)  # soft or grainy alone is no damage
+    return moved_and_recoloured(x, rng), photos, pairs
 
 
 def critic_losses(critic, x, photos, pairs):

@@ -11,7 +11,7 @@ clock. Here the drawing code itself does such things:
     moved       parts, or an eye, are drawn where they do not belong
     doubled     parts are drawn twice
     warped      the figure is bent, as in a bad mirror
-    blended     two individuals of the class in one figure, through one another or half and half
+    blended     two individuals of the class, seen through one another
     eaten       pieces of the figure are missing
     swirled     the figure is stirred at one point; only for the examination: no network is
                 trained on it
@@ -167,14 +167,9 @@ def eaten(layer, rng):
 
 
 def blended(layer, other, rng):
-    """Through one another, or this one in some places and the other in the rest."""
-    if rng.random() < 0.5:
-        share = Image.new("L", (S, S), int(255 * rng.uniform(0.35, 0.65)))
-    else:
-        [height] = soft_hills(rng, 1, 4)
-        share = 255 * np.clip(0.5 + 2 * (height - np.median(height)), 0, 1)
-        share = Image.fromarray(share.astype(np.uint8))
-    return Image.composite(layer, other, share)
+    """Everywhere as much of the one as anywhere else: half a dog beside half another is a dog of
+    two colours, and whole."""
+    return Image.blend(other, layer, rng.uniform(0.35, 0.65))
 
 
 def visible(picture, whole):
