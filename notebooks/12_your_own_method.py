@@ -60,7 +60,8 @@ print(inspect.getsource(dreambooth_loss))
 # directly, by asking the frozen network. Its answer is called a soft target, and learning from another network's answers is distillation.
 # And then the picture need not be drawn by the model: any picture will do, also the subject's photo, noisy as it is in that step:
 #
-#     loss  =  |eps - f(x_t, t, "a photo of a sks cat")|^2  +  lambda * |f_0(x_t, t, "a photo of a cat") - f(x_t, t, "a photo of a cat")|^2
+#     loss  =  |eps - f(x_t, t, "a photo of a sks cat")|^2
+#              +  lambda * |f_0(x_t, t, "a photo of a cat") - f(x_t, t, "a photo of a cat")|^2
 #
 # In words: with `sks` this photo is what it is, and without `sks` it is to you what it always was.
 #
