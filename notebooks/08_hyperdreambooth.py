@@ -277,8 +277,9 @@ sheet([(f"the picture | the guess, {first:.2f} | {cfg.steps} steps, {then:.2f}",
        for (first, then), row in met], cell=80)
 
 # %% [markdown]
-# Small ones. Large areas of one colour, skin and hair and shirt, are in the guess. What is small, or what few people have, is a few pixels
-# of the noise loss: the steps bring some of it (the eyes first), and some they do not find. Twenty strangers, with intervals and beside
+# Small ones. Large areas of one colour, skin and hair and shirt, are in most guesses; and where a guess goes astray altogether, as one does
+# here, the steps find the person still. What is small, or what few people have, is a few pixels of the noise loss: the steps bring some
+# of it (the eyes first), and some they do not find. Twenty strangers, with intervals and beside
 # the other methods, are in RESULTS.md (`compare.py --faces 20`).
 #
 # ## Exercises
