@@ -253,10 +253,11 @@ def predict_theta(sd, cfg, photo):
 
 # === the method: fast finetuning ==================================================================
 
-def noise_loss(sd, z, words, generator):
-    """The ordinary loss. z: latents of pictures (p, c, y, x); words: prompts' vectors (p, l, d)."""
+def noise_loss(sd, z, words, generator, lowest_t=0):
+    """The ordinary loss, for t from lowest_t on. z: latents of pictures (p, c, y, x); words:
+    prompts' vectors (p, l, d)."""
     eps = torch.randn(z.shape, generator=generator)                   # noise it
-    t = torch.randint(sd.schedule.T, (len(z),), generator=generator)
+    t = torch.randint(lowest_t, sd.schedule.T, (len(z),), generator=generator)
     x_t, target = sd.schedule.add_noise(z, eps, t), sd.schedule.target(z, eps, t)
     x_t, target = torch.stack([x_t, target]).to(sd.device)            # to a GPU in one copy
     output = sd.unet(x_t, t.to(sd.device), words)                     # predict

@@ -19,7 +19,8 @@ Different: beta is 0 unless it is given, as the noise loss alone learns more (me
 With it, the distance is divided by that variance: who always guesses the mean theta has 1, however
 large the thetas are; and H starts from the mean of all, the paper's from zero. Where a person has
 several pictures, H looks at one and others are denoised: so theta holds the person, not the
-picture.
+picture. On the tiny world t is drawn from its noisier half only: with less noise the photo shows by
+itself who it is, and a guess makes no difference.
 Not here: training on several GPUs.
 """
 import json
@@ -55,6 +56,8 @@ class Config:
     batch_size: int = None            # people in a step, with two pictures of each
     a: int = 100                      # width of A_train
     b: int = 50                       # width of B_train
+    lowest_t: int = None              # t is drawn from here on: with less noise a picture shows by
+                                      # itself who it is, and a step there teaches nothing
     iterations: int = 4               # how often the hypernetwork looks at its own guess
     width: int = None                 # of the hypernetwork
     beta: float = 0.0                 # weight of the distance to theta; 0 needs no thetas
@@ -77,6 +80,7 @@ SETTINGS = {  # for None: the tiny world's, Stable Diffusion's (from 100 million
     "lr":               (1e-3,       1e-4),
     "batch_size":       (16,         4),
     "width":            (128,        512),
+    "lowest_t":         (500,        0),
     "theta_steps":      (100,        300),
     "theta_lr":         (1e-2,       1e-3),
     "theta_batch":      (32,         4),
@@ -100,7 +104,8 @@ def hypernetwork_loss(sd, cfg, network, seen, hidden, theta, generator):
     """seen (p, c, y, x), hidden (2p, c, y, x): latents; theta (p, j, a + b): what was found for the
     people, or None. Returns the noise loss and the distance, in units of the thetas' variance."""
     guess = network(seen)                                                      # (p, j, a + b)
-    mse = loss_with_theta(sd, cfg, guess.repeat_interleave(2, 0), hidden, generator)
+    twice = guess.repeat_interleave(2, 0)                                      # (2p, j, a + b)
+    mse = loss_with_theta(sd, cfg, twice, hidden, generator, cfg.lowest_t)
     if theta is None:
         return mse, torch.zeros_like(mse)
     return mse, F.mse_loss(guess, theta) / network.scale ** 2
@@ -162,6 +167,8 @@ def prepare(cfg):
     sd = StableDiffusion.from_pretrained(cfg.model, revision=cfg.revision, variant=cfg.variant)
     cfg = fill_in(cfg, SETTINGS, sd.large, size=sd.size)
     cfg = replace(cfg, dtype=pick_dtype(cfg.dtype, device))
+    if not 0 <= cfg.lowest_t < sd.schedule.T:
+        raise UserError(f"--lowest-t {cfg.lowest_t}: from 0 to {sd.schedule.T - 1}")
     check_size(cfg.size, 8 * sd.vae.factor, 8 * sd.vae.factor)  # a latent is cut into 8 x 8 patches
     check_words(cfg, sd.tokenizer, "class_name", "token")
     sd.place(device, cfg.dtype)  # what is not trained lies as it is computed with

@@ -18,13 +18,13 @@ from hyperdreambooth import noise_loss, purpose
 from optimizer import AdamW
 
 
-def loss_with_theta(sd, cfg, theta, z, generator):
+def loss_with_theta(sd, cfg, theta, z, generator, lowest_t=0):
     """The noise loss of latents z (p, c, y, x) with theta beside the weights: (p, j, a + b), or (j,
     a + b) for all of them."""
     sd.lidb.added = [sd.lidb.factors(theta)]
     with sd.autocast(cfg.dtype):
         words = sd.read([f"a {cfg.token} {cfg.class_name}"] * len(z))          # (p, l, d)
-        return noise_loss(sd, z, words, generator)
+        return noise_loss(sd, z, words, generator, lowest_t)
 
 
 def fit_thetas(sd, cfg, z, people, theta, generator):

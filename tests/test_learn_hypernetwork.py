@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import hyperdreambooth
 import learn_hypernetwork
+from ddpm import Schedule
 from files import UserError, load_metadata, load_tensors
 from hyperdreambooth import Hypernetwork, adapted_layers
 from learn_hypernetwork import Config, draw_people, look_at_strangers, main, prepare, read_people, train
@@ -128,7 +129,7 @@ def test_in_a_batch_of_people_each_is_taught_as_if_alone(cfg, monkeypatch):
     sd, cfg, _ = prepare(replace(cfg, theta_lr=1e-3))
     z, eps = torch.randn(2, 4, 8, 8), torch.randn(4, 8, 8)
 
-    def same_noise(sd, z, words, generator):
+    def same_noise(sd, z, words, generator, lowest_t):
         output = sd.unet(0.6 * z + 0.8 * eps, torch.full((len(z),), 300), words)
         return F.mse_loss(output, eps.expand_as(z))
     monkeypatch.setattr("thetas.noise_loss", same_noise)
@@ -150,7 +151,7 @@ def test_the_second_term_draws_the_guess_to_everyones_theta(cfg, monkeypatch):
     sd, cfg, (_, people) = prepare(replace(cfg, beta=1.0, steps=200, lr=4e-3, save_every=200))
     theta = 0.1 * torch.randn(3, len(sd.lidb.layers), cfg.a + cfg.b)
     monkeypatch.setattr("learn_hypernetwork.find_thetas", lambda sd, cfg, z, people: theta)
-    monkeypatch.setattr("learn_hypernetwork.loss_with_theta", lambda sd, cfg, theta, z, generator: torch.ones(()))
+    monkeypatch.setattr("learn_hypernetwork.loss_with_theta", lambda sd, cfg, theta, z, *more: torch.ones(()))
     logs = list(train(sd, cfg, (torch.randn(3, 4, 8, 8), {"anna": [0], "ben": [1], "cleo": [2]})))
     assert all(log["loss"] == pytest.approx(log["noise"] + log["distance"]) for log in logs)
     assert sum(log["distance"] for log in logs[-5:]) / 5 < 0.5 < 0.9 < logs[0]["distance"]
@@ -191,6 +192,21 @@ def test_the_noise_loss_is_that_of_the_model_with_the_guess_beside_its_weights(c
     plain = hyperdreambooth.noise_loss(sd, z, words, torch.Generator().manual_seed(0))
     assert torch.equal(loss_with_theta(sd, cfg, zero, z, torch.Generator().manual_seed(0)), plain)
     assert (loss_with_theta(sd, cfg, zero + 1, z, torch.Generator().manual_seed(0)) - plain).abs() > 1e-4
+
+
+def test_it_learns_from_noise_levels_that_leave_something_to_say(cfg, monkeypatch):
+    """From lowest_t on; and how well strangers are known is asked at all levels."""
+    seen, add_noise = [], Schedule.add_noise
+    monkeypatch.setattr(Schedule, "add_noise", lambda self, z, eps, t: seen.append(t) or add_noise(self, z, eps, t))
+    sd, cfg, people = prepare(replace(cfg, lowest_t=990, steps=6, batch_size=8, save_every=6))
+    logs = train(sd, cfg, people)
+    for _ in range(5):
+        next(logs)
+    assert 990 <= torch.cat(seen).min() and len(torch.cat(seen).unique()) == 10
+    list(logs)
+    assert torch.cat(seen).min() < 990
+    with pytest.raises(UserError, match="--lowest-t 1000: from 0 to 999"):
+        prepare(replace(cfg, lowest_t=1000, out=cfg.out + "2"))
 
 
 # === interrupted ======================================================================================================
