@@ -7,7 +7,7 @@
 # a low-rank change is and how few numbers it takes, where in the network it is large, what its rank and its strength do to the pictures,
 # what happens when two are added, and what is in the file.
 #
-# Everything runs on a laptop's CPU, on the tiny world's model, in about ten minutes: five trainings. The code is `lora_dreambooth.py` and
+# Everything runs on a laptop's CPU, on the tiny world's model, in a quarter of an hour: five trainings. The code is `lora_dreambooth.py` and
 # `lora_file.py`; nothing here is a copy of it. The photos, the word and the loss are DreamBooth's (notebook 05).
 
 # %%
@@ -188,8 +188,9 @@ for place, part in zip(axes, ("lora_unet_", "lora_te_text_model_encoder_")):
 figure.colorbar(image, label="change / weight"), figure.tight_layout();
 
 # %% [markdown]
-# Every layer takes part, and everywhere the change is a fraction of the weight: the cat is spread over all of the network, thinly.
-# Nothing in the training said where it should go.
+# Every layer takes part, but not alike: in the middle of the UNet a few of those that look at the picture have a change as long as their
+# weight, or longer; nearly everywhere else, and in all of the text encoder, it is a small fraction. Nothing in the training said where it
+# should go.
 #
 # Is the largest change also the one that matters? A part of a LoRA is a LoRA. Put only the layers of one kind beside a fresh model.
 # Predict which kind alone is enough to recognise the cat.
@@ -212,8 +213,9 @@ for part in PARTS:
 sheet([(" | ".join(PARTS.values()), pictures)], cell=80)
 
 # %% [markdown]
-# None alone is the whole cat: the parts were trained together, and each relies on the others. And compare with the map above: the length
-# of a change does not say what it is worth. A short one in the right place can say "this cat", a long one elsewhere move some detail.
+# The text encoder's, the smallest on the map! It says "orange with black spots" to a UNet that knows what that is. The largest, `attn1`
+# alone, draws the cats that were drawn before: what it adds are details of a cat that it must be told of first. The length of a change
+# does not say what it is worth.
 #
 # ## Rank
 #
@@ -269,13 +271,14 @@ plt.xticks(range(len(ranks)), ranks), plt.xlabel("rank")
 plt.axhline(0, ls=":", color="grey"), plt.legend();
 
 # %% [markdown]
-# The great step is the first, from no change to a change of rank 1, a single column and a single row beside each layer. From there on
-# sixteen times the numbers buy little: the model knows cats, colours and patterns already, and has only to be told which. Where the curve
-# of likeness is flat, more rank is a larger file and nothing else.
+# The great step is the first, from no change to a change of rank 1, a single column and a single row beside each layer: the model knows
+# cats, colours and patterns already, and has only to be told which. At ranks 1 and 4 it has been told for the photos' places (left), and
+# not yet firmly for the snow (right). At 8 and 16 it is this cat everywhere; where the curve of likeness is flat, more rank is a larger
+# file and nothing else.
 #
-# Two things make this less than a proof. It is one cat and one training each: of a difference of a tenth, think nothing (`compare.py`
-# asks twelve subjects). And in each step every number moves about as far, so where there are more of them the change grows faster: a
-# higher rank has learned *faster* too, not only more finely.
+# Two things make this less than a proof. It is one cat and one training each: whether 4 is worse than 1, such a curve cannot say
+# (`compare.py` asks twelve subjects). And in each step every number moves about as far, so where there are more of them the change grows
+# faster: a higher rank has learned *faster* too, not only more finely.
 #
 # ## Strength
 #
@@ -330,10 +333,10 @@ sheet([(f'"a sks cat in the snow", strength {numbers}', in_snow),
        ('"a photo of a cat", the same', of_class)], cell=88)
 
 # %% [markdown]
-# It fades in, and not evenly: a network is no straight line, and half of a change is not half of its effect. Nothing is special about 1
-# but that training stopped there; beyond it no training ever went, and there is more of the cat and less heed of the prompt, until the
-# picture breaks. "A cat" was held in its place by the class pictures, and at strength 1 only: look at its last columns too. So strength
-# is a knob between likeness and obedience, to be turned when all training is over. Where a prompt is not obeyed, try 0.7.
+# It comes late and at once: a network is no straight line, and half of a change is not half of its effect. Nothing is special about 1
+# but that training stopped there. Beyond it no training ever went; this cat bears half as much again, others break there. "A cat" was
+# held in its place by the class pictures, and at strength 1 only: look at its last columns too. So strength is a knob to be turned when
+# all training is over. Where a prompt is not obeyed, or the cat is a copy of its photos, try 0.7.
 #
 # ## Two at once
 #
