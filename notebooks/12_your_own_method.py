@@ -171,8 +171,7 @@ for step in range(1 if FAST else 3):
 # %%
 def get_ready(sd, cfg, photos):
     sd.freeze()
-    frozen = StableDiffusion.from_pretrained(cfg.model, sd.device)
-    noun = cfg.class_name
+    noun, frozen = cfg.class_name, StableDiffusion.from_pretrained(cfg.model, sd.device)
     prompts = [f"a photo of a {cfg.token} {noun}", f"a photo of a {noun}"]
     with torch.no_grad():
         known = frozen.read(prompts[1:])
@@ -195,7 +194,6 @@ print("tokens of the two prompts:", *tokens[:, :9].tolist(), sep="\n")
 
 # %%
 from command import read_log
-
 def train(sd, cfg, photos):
     frozen, known, tokens, word, v, optimizer = get_ready(sd, cfg, photos)
     mean, std = sd.encode([square(photo, cfg.size) for photo in photos])
