@@ -245,9 +245,10 @@ for lr, model in sorted(models.items()):
     ask(model, "<it>", f"lr {lr:5.3f}, length {length:5.1f}")
 
 # %% [markdown]
-# The lowest rate does not get away from "cat": obedient, and any cat. With the rate grow the length and the likeness, and obedience is
-# what pays. Beside them the name: what the captions could say of this cat, and what the search found beyond it. (One cat, one training
-# each: of a difference of a tenth, think nothing. `compare.py` asks twelve subjects.)
+# The lowest rate does not get away from "cat": obedient, and any cat. With the rate grows the length. Likeness comes with the second rate
+# and no more of it with the next ones; obedience pays for it. Beside them the name: what the captions could say of this cat is nearly as
+# alike, and costs nothing. One vector has found little beyond it. (One cat, one training each: of a difference of a tenth, think nothing.
+# `compare.py` asks twelve subjects.)
 #
 # ## Exercises
 #
