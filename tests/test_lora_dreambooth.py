@@ -150,7 +150,7 @@ def test_what_was_trained_is_what_is_saved(cfg, tmp_path):
 
 def test_it_learns_the_subject_and_keeps_the_class(tmp_path):
     """On the tiny world, 60 steps: the subject's error falls clearly, that of the class's pictures does not rise."""
-    cfg = Config(steps=60, lr=8e-3, class_images=8, sampling_steps=8, out=str(tmp_path))
+    cfg = Config(steps=60, lr=4e-3, batch_size=4, class_images=8, sampling_steps=8, out=str(tmp_path))
     sd, settled, photos = prepare(cfg)
     subject, cats = latents(sd, photos), draw_class_latents(sd, settled)
 
